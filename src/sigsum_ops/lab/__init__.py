@@ -1,0 +1,1 @@
+"""The container lab: machines with systemd, reached over ssh as real ones are."""

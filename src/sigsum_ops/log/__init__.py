@@ -1,0 +1,1 @@
+"""Tree heads, proofs, the log's HTTP API, the start guard."""

@@ -1,0 +1,1 @@
+"""What is built once on the controller: Debian packages with pinned inputs."""

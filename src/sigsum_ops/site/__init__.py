@@ -1,0 +1,1 @@
+"""Inventory reading and validation, hardware diversity."""
