@@ -4,20 +4,52 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PLAYBOOK := $(BIN)/ansible-playbook -i inventories/lab
 
-.PHONY: help demo test test-fast lint lock docs bench clean
+.PHONY: help venv demo test test-fast lint unit scenarios docs lock bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(VENV)/.ready: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+$(VENV)/.ready: requirements.lock requirements-uv.lock pyproject.toml
+	@echo "Making $(VENV) with the locked tools (about a minute)…"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-uv.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 venv: $(VENV)/.ready
 
-lock: ## Pin the newest allowed dependencies (versions and hashes) in requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra controller --extra dev pyproject.toml --output-file requirements.lock
+demo: venv ## Deploy a two-machine log in containers, submit to it, verify
+	@scripts/demo
+
+test: venv ## Everything that CI runs: lint, unit tests, scenarios on their own labs
+	@$(MAKE) --no-print-directory test-fast scenarios
+
+test-fast: venv lint unit ## Lint and unit tests, in seconds
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/ansible-lint --offline
+	$(BIN)/python -m sigsum_ops.site.roledocs roles --check
+
+unit: venv
+	$(BIN)/pytest -q
+
+docs: venv ## Generate the roles' documentation from their argument_specs
+	$(BIN)/python -m sigsum_ops.site.roledocs roles
+
+lock: venv ## Pin the newest allowed dependencies, with hashes
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --extra controller --extra dev pyproject.toml --output-file requirements.lock
+	echo uv | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate - --output-file requirements-uv.lock
+
+bench: venv ## Measure upstream's settings and ours side by side on the lab (20 minutes)
+	$(BIN)/sigsum-ops bench
+
+clean: ## Remove what was built; the lab stays (sigsum-ops lab down)
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

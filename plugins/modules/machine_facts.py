@@ -1,0 +1,242 @@
+#!/usr/bin/python
+"""Read in one go what the roles need to know of a machine before they decide anything."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: machine_facts
+short_description: What the roles of this collection need to know of a machine
+version_added: 0.1.0
+description:
+  - Reads installed package versions, unit states, the machine's own Debian mirror, memory and a few
+    files in one round trip, so that a converge that has nothing to do is quick.
+  - Needs nothing but Python's standard library, so it works on a machine before the first converge.
+author:
+  - The Sigsum Ops project
+extends_documentation_fragment: []
+attributes:
+  check_mode:
+    support: full
+    description: Reads only.
+options: {}
+"""
+
+EXAMPLES = r"""
+- name: Know the machine
+  sigsum_ops.site.machine_facts:
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: One fact, C(sigsum_machine).
+  returned: always
+  type: dict
+  contains:
+    sigsum_machine:
+      description: The machine.
+      returned: always
+      type: dict
+      contains:
+        distribution:
+          description: ID and VERSION_CODENAME of os-release, such as C(debian-trixie).
+          type: str
+          returned: always
+        architecture:
+          description: Debian's name of the architecture.
+          type: str
+          returned: always
+        memory_mb:
+          description: Physical memory in MiB.
+          type: int
+          returned: always
+        mirror:
+          description: URI and keyring of the first Debian archive in the machine's own apt sources.
+          type: dict
+          returned: always
+        suites:
+          description: Suites whose index apt has.
+          type: list
+          elements: str
+          returned: always
+        packages:
+          description: Versions of the installed packages that the collection's roles install.
+          type: dict
+          returned: always
+        units:
+          description: For each unit of the collection that exists, its ActiveState and UnitFileState.
+          type: dict
+          returned: always
+        files:
+          description: Contents of the public files in /etc/sigsum and of the tree-id file, None where absent.
+          type: dict
+          returned: always
+        has_signed:
+          description: Whether a signed tree head or other evidence of an earlier life as primary exists.
+          type: bool
+          returned: always
+"""
+
+import pathlib
+import subprocess
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+PACKAGES = (
+    "galera-4",
+    "mariadb-server",
+    "python3-pymysql",
+    "sigsum-go",
+    "sigsum-log-go",
+    "sigsum-ops",
+    "systemd-timesyncd",
+    "torchwood",
+    "trillian",
+    "unattended-upgrades",
+)
+UNITS = (
+    "mariadb.service",
+    "trillian-log-server.service",
+    "trillian-log-signer.service",
+    "sigsum-log-primary.service",
+    "sigsum-log-secondary.service",
+    "systemd-timesyncd.service",
+)
+FILES = (
+    "/etc/sigsum/log.pub",
+    "/etc/sigsum/node-key.pub",
+    "/var/lib/sigsum-log/tree-id",
+)
+# Each of these is left behind only by a machine that has signed for the log, or was about to.
+EVIDENCE = (
+    "/var/lib/sigsum-log/sth",
+    "/var/lib/sigsum-log/guard-evidence.json",
+)
+
+
+def parse_sources(text: str) -> dict[str, str] | None:
+    """Return ``{"uri", "signed_by"}`` of the first enabled binary archive in an apt sources file.
+
+    Understands both formats of sources.list(5): deb822 stanzas and one line an archive. Archives
+    for security updates are passed over, since they do not carry other suites.
+    """
+    stanzas: list[dict[str, str]] = []
+    for block in text.split("\n\n"):
+        fields: dict[str, str] = {}
+        for line in block.splitlines():
+            if line.lstrip().startswith("#") or not line.strip():
+                continue
+            if line.startswith("deb "):
+                words = line.split()[1:]
+                options = ""
+                if words and words[0].startswith("["):
+                    end = next(i for i, word in enumerate(words) if word.endswith("]"))
+                    options = " ".join(words[: end + 1]).strip("[] ")
+                    words = words[end + 1 :]
+                signed = [o[10:] for o in options.split() if o.startswith("signed-by=")]
+                stanzas.append(
+                    {
+                        "types": "deb",
+                        "uris": words[0] if words else "",
+                        "suites": words[1] if len(words) > 1 else "",
+                        "signed-by": signed[0] if signed else "",
+                    }
+                )
+            elif ":" in line and not line.startswith((" ", "\t")):
+                key, _, value = line.partition(":")
+                fields[key.strip().lower()] = value.strip()
+        if fields:
+            stanzas.append(fields)
+    for stanza in stanzas:
+        if (
+            "deb" in stanza.get("types", "").split()
+            and stanza.get("enabled", "yes").lower() not in ("no", "false", "0")
+            and stanza.get("uris")
+            and not stanza.get("suites", "").split(" ")[0].endswith("-security")
+        ):
+            return {"uri": stanza["uris"].split()[0], "signed_by": stanza.get("signed-by", "")}
+    return None
+
+
+def parse_units(text: str) -> dict[str, dict[str, str]]:
+    """Parse the blocks of ``systemctl show`` into unit name -> property -> value."""
+    units = {}
+    for block in text.strip().split("\n\n"):
+        properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if properties.get("LoadState") not in (None, "not-found"):
+            units[properties.pop("Id").removesuffix(".service")] = properties
+    return units
+
+
+def _read(path: str) -> str | None:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _output(*argv: str) -> str:
+    # dpkg-query exits 1 where one of the names is unknown to it, and still answers for the others.
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+
+def _mirror() -> dict[str, str] | None:
+    paths = [pathlib.Path("/etc/apt/sources.list")]
+    directory = pathlib.Path("/etc/apt/sources.list.d")
+    paths += sorted([*directory.glob("*.list"), *directory.glob("*.sources")])
+    for path in paths:
+        if path.name.startswith("sigsum-"):
+            continue  # ours are made from what is found here
+        found = parse_sources(_read(str(path)) or "")
+        if found:
+            return found
+    return None
+
+
+def _suites() -> list[str]:
+    """Suites whose index was read: lists are named by address, ``_dists_``, suite, file."""
+    lists = pathlib.Path("/var/lib/apt/lists").glob("*_dists_*_InRelease")
+    return sorted({path.name.split("_dists_")[1].removesuffix("_InRelease") for path in lists})
+
+
+def _os_release() -> dict[str, str]:
+    lines = (_read("/etc/os-release") or "").splitlines()
+    return {k: v.strip('"') for k, _, v in (line.partition("=") for line in lines)}
+
+
+def facts() -> dict[str, Any]:
+    """Collect the fact."""
+    os_release = _os_release()
+    meminfo = dict(line.split(":", 1) for line in (_read("/proc/meminfo") or "").splitlines())
+    installed = _output(
+        "dpkg-query", "-W", "-f", "${Package} ${db:Status-Status} ${Version}\n", *PACKAGES
+    )
+    rows = [row.split() for row in installed.splitlines()]
+    units = _output(
+        "systemctl",
+        "show",
+        "--property=Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload",
+        *UNITS,
+    )
+    return {
+        "distribution": f"{os_release.get('ID', '?')}-{os_release.get('VERSION_CODENAME', '?')}",
+        "architecture": _output("dpkg", "--print-architecture").strip(),
+        "memory_mb": int(meminfo["MemTotal"].split()[0]) // 1024,
+        "mirror": _mirror(),
+        "suites": _suites(),
+        "packages": {r[0]: r[2] for r in rows if len(r) == 3 and r[1] == "installed"},
+        "units": parse_units(units),
+        "files": {path: _read(path) for path in FILES},
+        "has_signed": any(pathlib.Path(path).exists() for path in EVIDENCE),
+    }
+
+
+def main() -> None:
+    """Module entry point."""
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module.exit_json(changed=False, ansible_facts={"sigsum_machine": facts()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""machine_facts: what the roles decide by."""
+
+from __future__ import annotations
+
+import pytest
+
+from plugins.modules.machine_facts import parse_sources, parse_units
+
+DEB822 = """\
+# a comment
+Types: deb deb-src
+URIs: http://mirror.example/debian
+Suites: trixie trixie-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+SECURITY = """\
+Types: deb
+URIs: http://security.example/debian-security
+Suites: trixie-security
+Components: main
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            DEB822,
+            {
+                "uri": "http://mirror.example/debian",
+                "signed_by": "/usr/share/keyrings/debian-archive-keyring.gpg",
+            },
+        ),
+        (
+            SECURITY + "\n" + DEB822,
+            {
+                "uri": "http://mirror.example/debian",
+                "signed_by": "/usr/share/keyrings/debian-archive-keyring.gpg",
+            },
+        ),
+        (
+            "deb http://mirror.example/debian trixie main\n",
+            {"uri": "http://mirror.example/debian", "signed_by": ""},
+        ),
+        (
+            "deb http://security.example/debian-security trixie-security main\n"
+            "deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian trixie main\n",
+            {"uri": "http://mirror.example/debian", "signed_by": "/k.gpg"},
+        ),
+        ("# deb http://mirror.example/debian trixie main\n", None),
+        ("Enabled: no\n" + DEB822.split("\n", 1)[1], None),
+        ("Types: deb-src\nURIs: http://mirror.example/debian\nSuites: trixie\n", None),
+        ("", None),
+    ],
+)
+def test_the_mirror_is_the_first_debian_archive(text: str, expected: dict[str, str] | None) -> None:
+    assert parse_sources(text) == expected
+
+
+def test_units_that_do_not_exist_are_left_out() -> None:
+    shown = (
+        "Id=mariadb.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"
+        "NeedDaemonReload=no\n\n"
+        "Id=sigsum-log-primary.service\nLoadState=not-found\nActiveState=inactive\n"
+        "UnitFileState=\nNeedDaemonReload=no\n"
+    )
+    assert parse_units(shown) == {
+        "mariadb": {
+            "LoadState": "loaded",
+            "ActiveState": "active",
+            "UnitFileState": "enabled",
+            "NeedDaemonReload": "no",
+        }
+    }
