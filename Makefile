@@ -22,7 +22,11 @@ $(VENV)/.ready: requirements.lock requirements-uv.lock pyproject.toml
 venv: $(VENV)/.ready
 
 demo: venv ## Deploy a two-machine log in containers, submit to it, verify
-	@scripts/demo
+	$(BIN)/sigsum-ops packages build
+	$(BIN)/sigsum-ops lab up
+	$(PLAYBOOK) playbooks/site.yml
+	$(PLAYBOOK) playbooks/smoke.yml
+	@cat docs/after-demo.txt
 
 test: venv ## Everything that CI runs: lint, unit tests, scenarios on their own labs
 	@$(MAKE) --no-print-directory test-fast scenarios
