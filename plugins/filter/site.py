@@ -1,0 +1,101 @@
+"""Filters over the whole site; the logic is sigsum_ops.site's, on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+name: inventory_problems
+short_description: What an inventory may not say
+version_added: 0.1.0
+description:
+  - Judges the variables of all machines before any of them is touched. Returns one line for
+    each thing that is wrong, with host or group, setting, what was found and what is allowed.
+  - The variables that the roles know are read from the C(meta/argument_specs.yml) of each role of
+    this collection.
+  - Runs on the controller and contacts no machine. Needs the Python package C(sigsum_ops) there.
+author:
+  - The Sigsum Ops project
+positional: groups
+options:
+  _input:
+    description: The variables of every host by its name, as C(hostvars) has them.
+    type: dict
+    required: true
+  groups:
+    description: The hosts of each group.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Refuse an inventory that cannot be right
+  ansible.builtin.assert:
+    that: problems | length == 0
+    fail_msg: "{{ problems | join('\\n') }}"
+  vars:
+    problems: "{{ hostvars | sigsum_ops.site.inventory_problems(groups) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: One line for each problem, empty where there is none.
+  type: list
+  elements: str
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ansible.errors import AnsibleFilterError
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
+
+try:
+    from sigsum_ops.errors import OpsError
+    from sigsum_ops.site.inventory import problems, role_variables
+except ImportError as error:  # the collection was installed without the Python package
+    raise ImportError(
+        "the collection sigsum_ops.site needs the Python package sigsum-ops on the controller: "
+        "run ansible-playbook from the virtual environment that `make venv` makes"
+    ) from error
+
+
+class _Machine(Mapping[str, object]):
+    """A host's variables, each rendered when it is read.
+
+    ``hostvars[host]`` does the same, but its templates have no ``hostvars``: a setting made from
+    another machine's address would be undefined here and nowhere else.
+    """
+
+    def __init__(self, hosts: HostVars, name: str) -> None:
+        self._raw: Mapping[str, object] = hosts.raw_get(name)
+        self._templar = Templar(DataLoader(), {**self._raw, "hostvars": hosts})
+
+    def __getitem__(self, name: str) -> object:
+        rendered: object = self._templar.template(self._raw[name])
+        return rendered
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+def inventory_problems(hosts: HostVars, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """One line for each problem; see DOCUMENTATION."""
+    try:
+        roles = role_variables(Path(__file__).parents[2] / "roles")
+        machines = {name: _Machine(hosts, name) for name in hosts}
+        return [str(problem) for problem in problems(machines, groups, roles)]
+    except OpsError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Callable[..., list[str]]]:
+        """The filters by name."""
+        return {"inventory_problems": inventory_problems}
