@@ -48,7 +48,9 @@ except ImportError as error:  # the collection was installed without the Python 
     ) from error
 
 
-def sandbox(network: str, writable: list[str] | None = None, without: list[str] | None = None) -> str:
+def sandbox(
+    network: str, writable: list[str] | None = None, without: list[str] | None = None
+) -> str:
     """Render the directives; see sigsum_ops.site.sandbox."""
     return directives(network=network, writable=writable or [], without=without or [])
 

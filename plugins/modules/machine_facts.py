@@ -71,6 +71,16 @@ ansible_facts:
           description: Contents of the public files in /etc/sigsum and of the tree-id file, None where absent.
           type: dict
           returned: always
+        running:
+          description: Units of the collection that are active and enabled, and need no reload.
+          type: list
+          elements: str
+          returned: always
+        accounts:
+          description: Which of the collection's service accounts exist.
+          type: list
+          elements: str
+          returned: always
         has_signed:
           description: Whether a signed tree head or other evidence of an earlier life as primary exists.
           type: bool
@@ -78,6 +88,7 @@ ansible_facts:
 """
 
 import pathlib
+import pwd
 import subprocess
 from typing import Any
 
@@ -103,6 +114,7 @@ UNITS = (
     "sigsum-log-secondary.service",
     "systemd-timesyncd.service",
 )
+ACCOUNTS = ("sigsum-log", "trillian")
 FILES = (
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",
@@ -169,11 +181,25 @@ def parse_units(text: str) -> dict[str, dict[str, str]]:
     return units
 
 
+def running(units: dict[str, dict[str, str]]) -> list[str]:
+    """Names of the units about which nothing needs to be done."""
+    wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+    return [name for name, unit in units.items() if wanted.items() <= unit.items()]
+
+
 def _read(path: str) -> str | None:
     try:
         return pathlib.Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+
+
+def _exists(account: str) -> bool:
+    try:
+        pwd.getpwnam(account)
+    except KeyError:
+        return False
+    return True
 
 
 def _output(*argv: str) -> str:
@@ -227,6 +253,8 @@ def facts() -> dict[str, Any]:
         "suites": _suites(),
         "packages": {r[0]: r[2] for r in rows if len(r) == 3 and r[1] == "installed"},
         "units": parse_units(units),
+        "running": running(parse_units(units)),
+        "accounts": [name for name in ACCOUNTS if _exists(name)],
         "files": {path: _read(path) for path in FILES},
         "has_signed": any(pathlib.Path(path).exists() for path in EVIDENCE),
     }

@@ -6,7 +6,12 @@ are malformed; verbs that distinguish more say so in their help.
 
 from __future__ import annotations
 
+import json
 import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -37,6 +42,217 @@ def _root(
     ),
 ) -> None:
     del version
+
+
+inventory_app = typer.Typer(no_args_is_help=True, help="Check what an inventory says.")
+app.add_typer(inventory_app, name="inventory")
+# Only a controller has these rooms: the hosts' package leaves them out (packages/own.py).
+for room in ("lab", "packages"):
+    if find_spec(f"sigsum_ops.{room}"):
+        app.add_typer(import_module(f"sigsum_ops.{room}.cli").app, name=room)
+
+
+@inventory_app.command("check")
+def inventory_check(
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", "-i", help="File or directory; without it, ansible.cfg's."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Refuse an inventory that cannot be right, as site.yml does first; contacts no machine.
+
+    Example: sigsum-ops inventory check -i inventories/example
+    """
+    from sigsum_ops.site.inventory import check
+
+    problems = check(inventory)
+    if as_json:
+        typer.echo(json.dumps({"ok": not problems, "problems": problems}))
+    else:
+        for problem in problems:
+            console.print(problem, markup=False, highlight=False, soft_wrap=True)
+        if not problems:
+            console.print("The inventory has no problems that show before a machine is touched.")
+    raise typer.Exit(code=1 if problems else 0)
+
+
+@app.command()
+def guard(
+    config: Annotated[Path, typer.Option(help="log-go's configuration.")] = Path(
+        "/etc/sigsum/config.toml"
+    ),
+    log_key: Annotated[Path, typer.Option(help="The log's public key file.")] = Path(
+        "/etc/sigsum/log.pub"
+    ),
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the guard keeps its files.  [default: the sth file's directory]"),
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds to go on asking while it cannot tell.  [default: for ever]"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Prove that a primary may start: its tree extends everything that is known to be signed.
+
+    Runs before each start of sigsum-log-primary, as its user, and contacts only Trillian.
+
+    Exit 0, proven: go on. Keeps the proven tree head in guard-evidence.json.
+
+    Exit 75, cannot tell: nothing says no, but Trillian or its database is not answering. Each
+    reason is said once. Trying again may help.
+
+    Exit 1, refused: the tree is not what was signed, or a file that says so is lost or damaged.
+    guard-refused.json and guard.prom tell monitoring; a person follows docs/bcp/start-refused.md.
+    Trying again changes nothing.
+
+    Example: sudo -u sigsum-log sigsum-ops guard --wait 10
+    """
+    from sigsum_ops.log.guard import run
+
+    result = run(
+        config=config,
+        log_key=log_key,
+        state_dir=state_dir,
+        wait=wait,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(result.as_json() if as_json else result.message, err=not as_json)
+    raise typer.Exit(code=result.exit_code)
+
+
+@app.command()
+def stress(
+    url: Annotated[
+        str | None, typer.Argument(help="The log's URL.  [default: the inventory's log_url]")
+    ] = None,
+    log_key: Annotated[
+        Path | None, typer.Option(help="The log's public key file.  [default: the inventory's]")
+    ] = None,
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", "-i", help="File or directory; without it, ansible.cfg's."),
+    ] = None,
+    i_own_this_log: Annotated[
+        bool, typer.Option("--i-own-this-log", help="Load a log that is not in the inventory.")
+    ] = False,
+    concurrency: Annotated[
+        int, typer.Option(help="Clients that submit at the same time; at most 64.")
+    ] = 16,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Leaves per second, at even times.  [default: as fast as answered]"),
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Seconds; at most 300.  [default: 10 where --count is not given]"),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Leaves after which to stop; at most 100000.")
+    ] = None,
+    drain: Annotated[
+        float, typer.Option(help="Seconds that the log has afterwards to publish what it accepted.")
+    ] = 90.0,
+    no_limits: Annotated[
+        bool, typer.Option("--no-limits", help="Allow more clients, seconds and leaves.")
+    ] = False,
+    seed: Annotated[
+        str | None,
+        typer.Option(help="Makes the leaves; the same seed, the same leaves.  [default: random]"),
+    ] = None,
+    token_domain: Annotated[
+        str | None, typer.Option(help="Domain of the submit token, where the log limits rates.")
+    ] = None,
+    token_key: Annotated[
+        Path | None, typer.Option(help="Private key file (OpenSSH) that signs the submit token.")
+    ] = None,
+    trillian_metrics: Annotated[
+        str | None,
+        typer.Option(help="URL of the primary's Trillian signer's /metrics, for sequenced/s."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for result.json and plot.png.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Load a log of yours, then prove every leaf that it acknowledged with 200.
+
+    Exits 1 where a leaf acknowledged with 200 is not proven, no leaf was, or a tree head does not
+    extend the one before. Example: sigsum-ops stress --duration 30 --concurrency 32 --out load
+    """
+    import secrets
+
+    from rich.markup import escape
+
+    from sigsum_ops.log.stress import Load, execute
+    from sigsum_ops.log.stress_report import lines
+
+    with errors.status("") as status:
+        result = execute(
+            Load(
+                seed=seed or secrets.token_hex(8),
+                clients=concurrency,
+                seconds=10.0 if duration is None and count is None else duration,
+                rate=rate,
+                count=count,
+                drain=drain,
+            ),
+            url=url,
+            log_key=log_key,
+            inventory=inventory,
+            owned=i_own_this_log,
+            unlimited=no_limits,
+            token_domain=token_domain,
+            token_key=token_key,
+            trillian_metrics=trillian_metrics,
+            out=out,
+            tell=lambda text: status.update(escape(text)),
+        )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for name, value in lines(result):
+            console.print(f"{name:16} {value}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code=0 if result["passed"] else 1)
+
+
+@app.command()
+def diversity(
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", "-i", help="File or directory; without it, ansible.cfg's."),
+    ] = None,
+    recorded: Annotated[
+        Path | None,
+        typer.Option("--from", help="Compare what --record wrote here; contacts no machine."),
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--record", help="Keep what was read in this new directory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare the hardware of the log machines, so that one fault does not take them all.
+
+    Reads disks (also behind RAID controllers), board, BIOS, CPU, memory, network cards, power
+    supplies, kernel and system of each, and judges what they share by the inventory's
+    diversity_policy and diversity_overrides: see docs/hardware.md. What could not be read counts as
+    shared. Exits 0 where they are diverse (with warnings or not), 1 where not, 2 on a bad policy.
+
+    Example: sigsum-ops diversity -i inventories/example
+    """
+    from sigsum_ops.site import diversity_report
+
+    report = diversity_report.run(inventory, recorded, keep)
+    if as_json:
+        typer.echo(json.dumps(report.as_json()))
+    else:
+        console.print(diversity_report.table(report))
+        console.print(diversity_report.summary(report), markup=False, highlight=False)
+    raise typer.Exit(code=0 if report.ok else 1)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plugins.modules.machine_facts import parse_sources, parse_units
+from plugins.modules.machine_facts import parse_sources, parse_units, running
 
 DEB822 = """\
 # a comment
@@ -73,3 +73,19 @@ def test_units_that_do_not_exist_are_left_out() -> None:
             "NeedDaemonReload": "no",
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, ["x"]),
+        ({"ActiveState": "failed"}, []),
+        ({"UnitFileState": "disabled"}, []),
+        ({"NeedDaemonReload": "yes"}, []),
+    ],
+)
+def test_a_unit_is_left_alone_only_if_nothing_is_wrong(
+    change: dict[str, str], expected: list[str]
+) -> None:
+    good = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+    assert running({"x": {**good, **change}}) == expected
