@@ -1,0 +1,554 @@
+"""The start guard: may this primary start on this tree?
+
+log-go never compares its saved tree head with its tree, so on another tree it signs a second root
+for a size that it has signed before: a split view. The guard runs before every start and asks
+Trillian for a consistency proof. It ends in one of three ways:
+
+* ``Proven``: the tree extends the last signed tree head (the sth file) and the largest tree that an
+  earlier start has seen (the evidence file, so that a lost sth file does not erase history);
+* ``Refused``: something says no. A person has to look; until then nothing is signed;
+* ``CannotTell``: nothing says no, but the proof cannot be had. Waiting may help.
+
+The evidence is the whole tree of an earlier start, not only its signed part: log-go stores a tree
+head after it has signed it, so what was integrated may have been signed without a trace here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import time
+import tomllib
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.log.merkle import ProofError, verify_consistency
+from sigsum_ops.log.statefiles import (
+    EVIDENCE_FILE,
+    STARTUP_SUFFIX,
+    parse_startup,
+    parse_tree_id,
+    read_if_there,
+    remove_durably,
+    write_durably,
+)
+from sigsum_ops.log.treehead import (
+    EMPTY_TREE_HEAD,
+    MAX_NUMBER,
+    SignedTreeHead,
+    TreeHead,
+    parse_signed_tree_head,
+)
+from sigsum_ops.log.trillian import (
+    CannotTell,
+    TreeNotFound,
+    TreeNotInitialised,
+    Trillian,
+    retry,
+)
+
+T = TypeVar("T")
+
+DEFAULT_CONFIG = Path("/etc/sigsum/config.toml")
+DEFAULT_LOG_KEY = Path("/etc/sigsum/log.pub")
+DEFAULT_STATE_DIR = Path("/var/lib/sigsum-log")  # only where the configuration does not say
+MARKER_FILE = "guard-refused.json"
+METRICS_FILE = "guard.prom"
+PROCEDURE = "docs/bcp/start-refused.md"
+
+EXIT_PROVEN = 0
+EXIT_REFUSED = 1
+EXIT_CANNOT_TELL = 75  # EX_TEMPFAIL of sysexits.h
+
+# Reading a file failed because of the machine, not because of the file.
+_PASSING = {errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+class Refused(OpsError):  # noqa: N818 - an outcome
+    """A definite no. ``reason`` is its stable name in the marker, the metric and the alerts."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        earlier: Earlier | None = None,
+        tree: TreeHead | None = None,
+        tree_id: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+        self.earlier = earlier
+        self.tree = tree
+        self.tree_id = tree_id
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A tree head that the tree must extend, and where it is known from."""
+
+    head: TreeHead
+    source: Path
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an earlier start has proven."""
+
+    head: TreeHead
+    tree_id: int
+    log_key_hash: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the guard needs of log-go's configuration."""
+
+    sth_file: Path
+    tree_id_file: Path
+    trillian: str
+
+
+@dataclass(frozen=True)
+class LocalState:
+    """What this machine's files say; contradictions have been refused, signatures verified."""
+
+    tree_id: int
+    first_start: bool  # a startup file says that the log is new
+    known: tuple[Earlier, ...]
+
+
+@dataclass(frozen=True)
+class Proven:
+    """The tree may be served and signed."""
+
+    tree: TreeHead
+    tree_id: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run of the guard ended, for people (``message``) and for machines (``as_json``)."""
+
+    exit_code: int
+    message: str
+    details: dict[str, Any]
+
+    def as_json(self) -> str:
+        """One object."""
+        return json.dumps(self.details)
+
+
+def run(
+    *,
+    config: Path = DEFAULT_CONFIG,
+    log_key: Path = DEFAULT_LOG_KEY,
+    state_dir: Path | None = None,
+    wait: float | None = None,
+    say: Callable[[str], None],
+) -> Result:
+    """Judge, record the outcome in the state directory, and never raise.
+
+    Args:
+        config: log-go's configuration.
+        log_key: the log's public key.
+        state_dir: where the guard keeps its files; without it, beside the sth file.
+        wait: seconds to go on asking while it cannot tell; None is for ever.
+        say: takes one line for each new reason why it cannot tell.
+    """
+    directory = state_dir or DEFAULT_STATE_DIR
+
+    def attempt() -> Proven:
+        nonlocal directory
+        settings = read_config(config)
+        directory = state_dir or settings.sth_file.parent
+        key = read_log_key(log_key)
+        local = read_local_state(settings, key, directory)
+        with Trillian(settings.trillian) as trillian:
+            proven = judge(local, trillian)
+        record_proven(directory, proven, key)
+        return proven
+
+    try:
+        proven = retry(attempt, wait=wait, say=lambda reason: say(f"cannot tell yet: {reason}"))
+    except CannotTell as error:
+        return Result(
+            EXIT_CANNOT_TELL,
+            f"cannot tell: {error.message}",
+            {"outcome": "cannot-tell", "message": error.message},
+        )
+    except Refused as error:
+        return _refuse(directory, error)
+    except Exception as error:  # noqa: BLE001 - whatever happens, it must not look like a pass
+        traceback.print_exc(file=sys.stderr)
+        summary = "".join(traceback.format_exception_only(error)).strip()
+        return _refuse(
+            directory,
+            Refused("internal-error", f"the guard itself failed: {summary}", hint="Report this."),
+        )
+    return Result(
+        EXIT_PROVEN,
+        f"proven: tree {proven.tree_id} ({proven.tree}) extends all that this machine knows"
+        " to have been signed",
+        {"outcome": "proven", "tree_id": proven.tree_id, "tree": _json(proven.tree)},
+    )
+
+
+def judge(local: LocalState, trillian: Trillian) -> Proven:
+    """Compare the tree in Trillian with what is known of the log's past.
+
+    Raises:
+        Refused: it is not a proven extension, or not a tree that a primary may use.
+        CannotTell: Trillian did not say.
+    """
+    tree_id = local.tree_id
+    try:
+        tree = trillian.get_tree(tree_id)
+    except TreeNotFound as error:
+        raise Refused(
+            "tree-unknown",
+            f"{error.message}: its database is another one, or the tree was lost",
+            tree_id=tree_id,
+        ) from error
+    if tree.deleted:
+        raise Refused("tree-deleted", f"Trillian's {tree.described} is deleted", tree_id=tree_id)
+    if tree.type != "LOG":
+        raise Refused(
+            "tree-type",
+            f"Trillian's {tree.described} is not of type LOG, which a primary needs",
+            hint="A secondary's tree is PREORDERED_LOG. Only playbooks/promote.yml turns a"
+            " secondary into a primary.",
+            tree_id=tree_id,
+        )
+    if tree.state != "ACTIVE":
+        raise Refused(
+            "tree-state",
+            f"Trillian's {tree.described} is not active",
+            hint="A procedure that freezes a tree was left unfinished, or did so on purpose.",
+            tree_id=tree_id,
+        )
+    try:
+        head = trillian.latest_root(tree_id)
+    except TreeNotInitialised as error:
+        raise Refused(
+            "tree-uninitialised",
+            error.message,
+            hint="If this log has never run, playbooks/site.yml finishes the tree's creation.",
+            tree_id=tree_id,
+        ) from error
+
+    if local.first_start:
+        _check_first_start(trillian, tree_id, head)
+    for earlier in local.known:
+        _check_extends(trillian, tree_id, head, earlier)
+    return Proven(head, tree_id)
+
+
+def _check_first_start(trillian: Trillian, tree_id: int, head: TreeHead) -> None:
+    if head != EMPTY_TREE_HEAD:
+        raise Refused(
+            "startup-tree-not-empty",
+            "the startup file says that the log is new, but its tree is not empty",
+            tree=head,
+            tree_id=tree_id,
+        )
+    others = [tree for tree in trillian.list_trees() if tree.id != tree_id]
+    if others:
+        raise Refused(
+            "startup-other-tree",
+            "the startup file says that the log is new, but Trillian holds another tree: "
+            + ", ".join(tree.described for tree in others),
+            tree=head,
+            tree_id=tree_id,
+        )
+
+
+def _check_extends(trillian: Trillian, tree_id: int, head: TreeHead, earlier: Earlier) -> None:
+    def refuse(reason: str, message: str) -> Refused:
+        return Refused(reason, message, earlier=earlier, tree=head, tree_id=tree_id)
+
+    old = earlier.head
+    if head.size < old.size:
+        raise refuse("tree-smaller", "the tree is smaller than it was: an older database?")
+    path = trillian.consistency_proof(tree_id, old.size, head.size)
+    try:
+        verify_consistency(old.size, old.root, head.size, head.root, path)
+    except ProofError as error:
+        if head.size == old.size:
+            raise refuse(
+                "tree-other-root", "the tree has the same size but another root: another tree"
+            ) from error
+        raise refuse(
+            "tree-not-extension",
+            f"the tree is larger, but does not extend what it was: another tree. {error.message}",
+        ) from error
+
+
+def read_config(path: Path) -> Config:
+    """Read the three settings; log-go's defaults do not count, since they are never meant here."""
+    data = _read(path)
+    if data is None:
+        raise Refused("config", f"{path}: no such file")
+    try:
+        tables = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Refused("config", f"{path}: not TOML: {error}") from error
+
+    def setting(table: Any, key: str, section: str = "") -> str:
+        value = table.get(key) if isinstance(table, dict) else None
+        if not isinstance(value, str) or not value:
+            raise Refused("config", f"{path}: {key}{section} is missing or not a string")
+        return value
+
+    return Config(
+        sth_file=Path(setting(tables.get("primary"), "sth-file", " in [primary]")),
+        tree_id_file=Path(setting(tables, "trillian-tree-id-file")),
+        trillian=setting(tables, "trillian-rpc-server"),
+    )
+
+
+def read_log_key(path: Path) -> PublicKey:
+    """Read the log's public key."""
+    data = _read(path)
+    if data is None:
+        raise Refused("log-key", f"{path}: no such file")
+    return _parse("log-key", path, lambda: PublicKey.parse(data.decode("ascii")))
+
+
+def read_local_state(config: Config, log_key: PublicKey, directory: Path) -> LocalState:
+    """Read what this machine's files say of the log's past.
+
+    Raises:
+        Refused: they contradict each other, or one of them is not what it must be.
+    """
+    tree_id_data = _read(config.tree_id_file)
+    if not tree_id_data:
+        state = "empty" if tree_id_data is not None else "missing"
+        raise Refused(
+            f"tree-id-{state}",
+            f"{config.tree_id_file}: {state}",
+            hint="playbooks/site.yml writes it again where Trillian leaves no doubt about it."
+            " Never create a new tree.",
+        )
+    tree_id = _parse("tree-id-malformed", config.tree_id_file, lambda: parse_tree_id(tree_id_data))
+    sth = _read_sth(config.sth_file, log_key)
+    startup_file = config.sth_file.with_name(config.sth_file.name + STARTUP_SUFFIX)
+    startup = _read(startup_file)
+    evidence_file = directory / EVIDENCE_FILE
+    evidence = _read_evidence(evidence_file, log_key)
+    known = []
+    if sth:
+        known.append(Earlier(sth.head, config.sth_file))
+    if evidence:
+        known.append(Earlier(evidence.head, evidence_file))
+
+    def refuse(reason: str, message: str, hint: str | None = None) -> Refused:
+        earlier = known[0] if known else None
+        return Refused(reason, message, hint=hint, earlier=earlier, tree_id=tree_id)
+
+    if startup is None:
+        if not sth:
+            raise refuse(
+                "sth-missing",
+                f"{config.sth_file}: missing, and there is no startup file:"
+                " what was signed is not known",
+            )
+        return LocalState(tree_id, first_start=False, known=tuple(known))
+    mode = _parse("startup-malformed", startup_file, lambda: parse_startup(startup))
+    if sth:
+        raise refuse(
+            "startup-and-sth",
+            f"{startup_file}: left beside a signed tree head; log-go would sign again from it",
+        )
+    if mode == "local-tree":
+        raise refuse(
+            "startup-local-tree",
+            f"{startup_file}: startup=local-tree makes log-go sign whatever the tree holds",
+            "Only playbooks/promote.yml may do that.",
+        )
+    # A first start that failed before log-go wrote its sth file is allowed to be repeated.
+    if evidence and (evidence.head != EMPTY_TREE_HEAD or evidence.tree_id != tree_id):
+        raise refuse(
+            "startup-evidence",
+            f"{startup_file}: says that the log is new, but an earlier start has proven"
+            f" tree {evidence.tree_id}",
+        )
+    return LocalState(tree_id, first_start=True, known=tuple(known))
+
+
+def _read_sth(path: Path, log_key: PublicKey) -> SignedTreeHead | None:
+    data = _read(path)
+    if data is None:
+        return None
+    sth = _parse("sth-malformed", path, lambda: parse_signed_tree_head(data))
+    try:
+        sth.verify(log_key)
+    except ProofError as error:
+        raise Refused(
+            "sth-signature",
+            f"{path}: not signed by the log's key {log_key.hex}",
+            earlier=Earlier(sth.head, path),
+        ) from error
+    return sth
+
+
+def _read_evidence(path: Path, log_key: PublicKey) -> Evidence | None:
+    data = _read(path)
+    if data is None:
+        return None
+    evidence = _parse("evidence-malformed", path, lambda: parse_evidence(data))
+    if evidence.log_key_hash != log_key.hash:
+        raise Refused(
+            "evidence-log-key",
+            f"{path}: is about the log with key hash {evidence.log_key_hash},"
+            f" not about {log_key.hash}",
+            earlier=Earlier(evidence.head, path),
+        )
+    return evidence
+
+
+def parse_evidence(data: bytes) -> Evidence:
+    """Parse the evidence file: one JSON object with exactly the keys of ``format_evidence``."""
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise UsageError(f"not JSON: {error}") from error
+    if not isinstance(fields, dict) or set(fields) != {
+        "log_key_hash",
+        "proven_at",
+        "root_hash",
+        "size",
+        "tree_id",
+    }:
+        raise UsageError("not an object with the keys that the guard writes")
+    size, root, tree_id = fields["size"], fields["root_hash"], fields["tree_id"]
+    # bool is an int to Python, not here.
+    for name, number in (("size", size), ("tree_id", tree_id)):
+        if type(number) is not int or not 0 <= number <= MAX_NUMBER:
+            raise UsageError(f"{name} is not a number from 0 to {MAX_NUMBER}")
+    try:
+        head = TreeHead(size, bytes.fromhex(root))
+    except (TypeError, ValueError) as error:
+        raise UsageError("root_hash is not hexadecimal") from error
+    if len(head.root) != len(EMPTY_TREE_HEAD.root):
+        raise UsageError(f"root_hash has {len(head.root)} bytes, not {len(EMPTY_TREE_HEAD.root)}")
+    return Evidence(head, tree_id, str(fields["log_key_hash"]))
+
+
+def format_evidence(proven: Proven, log_key: PublicKey, now: datetime) -> bytes:
+    """The evidence file's content."""
+    fields = {
+        "log_key_hash": log_key.hash,
+        "proven_at": now.isoformat(timespec="seconds"),
+        "root_hash": proven.tree.root.hex(),
+        "size": proven.tree.size,
+        "tree_id": proven.tree_id,
+    }
+    return (json.dumps(fields, indent=2) + "\n").encode()
+
+
+def record_proven(directory: Path, proven: Proven, log_key: PublicKey) -> None:
+    """Keep the evidence, clear an earlier refusal, write the metrics.
+
+    Raises:
+        CannotTell: the disk does not take it. log-go would sign first and fail to store afterwards,
+            so it must not start either; a freed disk lets it start without a person.
+    """
+    try:
+        write_durably(
+            directory / EVIDENCE_FILE, format_evidence(proven, log_key, datetime.now(UTC))
+        )
+        write_durably(directory / METRICS_FILE, metrics(None, proven.tree.size))
+        remove_durably(directory / MARKER_FILE)
+    except OSError as error:
+        raise CannotTell(f"proven, but {directory} cannot be written: {error}") from error
+
+
+def metrics(refused: str | None, proven_size: int | None) -> bytes:
+    """Metrics in Prometheus's text format."""
+    label = f'{{reason="{refused}"}}' if refused else ""
+    lines = [
+        "# HELP sigsum_guard_refused 1 if the start guard refused the last start of the log.",
+        "# TYPE sigsum_guard_refused gauge",
+        f"sigsum_guard_refused{label} {int(refused is not None)}",
+        "# HELP sigsum_guard_last_run_timestamp_seconds When the start guard last decided.",
+        "# TYPE sigsum_guard_last_run_timestamp_seconds gauge",
+        f"sigsum_guard_last_run_timestamp_seconds {time.time():.3f}",
+    ]
+    if proven_size is not None:
+        lines += [
+            "# HELP sigsum_guard_proven_size Size of the largest tree proven at a start.",
+            "# TYPE sigsum_guard_proven_size gauge",
+            f"sigsum_guard_proven_size {proven_size}",
+        ]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _refuse(directory: Path, refused: Refused) -> Result:
+    """Leave the marker and the metric; failing to do so does not make it less of a refusal."""
+    earlier, tree = refused.earlier, refused.tree
+    details = {
+        "outcome": "refused",
+        "reason": refused.reason,
+        "message": refused.message,
+        "earlier": earlier and {**_json(earlier.head), "source": str(earlier.source)},
+        "tree": tree and _json(tree),
+        "tree_id": refused.tree_id,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "procedure": PROCEDURE,
+    }
+    lines = [f"REFUSED ({refused.reason}): {refused.message}"]
+    if earlier:
+        lines.append(f"  known earlier: {earlier.head} ({earlier.source})")
+    if tree:
+        lines.append(f"  tree now:      {tree} (Trillian tree {refused.tree_id})")
+    if refused.hint:
+        lines.append(f"  {refused.hint}")
+    lines.append(f"  The log does not start and signs nothing. Procedure: {PROCEDURE}")
+    marker = directory / MARKER_FILE
+    try:
+        write_durably(marker, (json.dumps(details, indent=2) + "\n").encode())
+        write_durably(directory / METRICS_FILE, metrics(refused.reason, _proven_size(directory)))
+    except OSError as error:
+        lines.append(f"  The refusal could not be recorded in {directory}: {error}")
+    else:
+        lines.append(f"  Recorded in {marker}")
+    return Result(EXIT_REFUSED, "\n".join(lines), details)
+
+
+def _proven_size(directory: Path) -> int | None:
+    try:
+        return parse_evidence((directory / EVIDENCE_FILE).read_bytes()).head.size
+    except (OSError, UsageError):
+        return None
+
+
+def _json(head: TreeHead) -> dict[str, Any]:
+    return {"size": head.size, "root_hash": head.root.hex()}
+
+
+def _read(path: Path) -> bytes | None:
+    """Content or absence; an unreadable file is a refusal, a machine out of breath is not."""
+    try:
+        return read_if_there(path)
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise CannotTell(f"{path}: {error.strerror}") from error
+        raise Refused("unreadable", f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _parse(reason: str, path: Path, parse: Callable[[], T]) -> T:
+    try:
+        return parse()
+    except UnicodeDecodeError as error:
+        raise Refused(reason, f"{path}: not ASCII") from error
+    except UsageError as error:
+        raise Refused(reason, f"{path}: {error.message}", hint=error.hint) from error

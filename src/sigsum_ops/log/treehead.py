@@ -1,0 +1,158 @@
+"""Tree heads as a Sigsum log writes and signs them (log.md, checkpoint.md).
+
+The parsers take exactly what log-go writes: lines of ``key=value`` in their order, each ended by
+one newline, numbers in decimal without a leading zero, bytes in lower-case hexadecimal.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sigsum_ops.errors import UsageError
+from sigsum_ops.log.keys import SIGNATURE_SIZE, PublicKey
+from sigsum_ops.log.merkle import EMPTY_ROOT, HASH_SIZE
+
+ORIGIN_PREFIX = "sigsum.org/v1/tree/"
+MAX_NUMBER = 2**63 - 1  # Sigsum's integers are signed 64-bit numbers that are not negative
+
+
+@dataclass(frozen=True)
+class TreeHead:
+    """A tree's size in leaves and its root hash (32 bytes)."""
+
+    size: int
+    root: bytes
+
+    def __str__(self) -> str:
+        return f"size {self.size}, root {self.root.hex()}"
+
+    def checkpoint(self, log_key: PublicKey) -> bytes:
+        """The checkpoint body: the very bytes that the log with this key signs."""
+        root = base64.b64encode(self.root).decode()
+        return f"{ORIGIN_PREFIX}{log_key.hash}\n{self.size}\n{root}\n".encode()
+
+
+EMPTY_TREE_HEAD = TreeHead(0, EMPTY_ROOT)
+
+
+@dataclass(frozen=True)
+class SignedTreeHead:
+    """A tree head with the log's signature (64 bytes), not verified by being here."""
+
+    head: TreeHead
+    signature: bytes
+
+    def verify(self, log_key: PublicKey) -> None:
+        """Check that this log signed this tree head.
+
+        The origin is part of what is signed and is made from the key, so another log's tree head
+        does not pass even if it was signed with the same key under another origin.
+
+        Raises:
+            BadSignature: it did not.
+        """
+        log_key.verify(self.signature, self.head.checkpoint(log_key))
+
+
+@dataclass(frozen=True)
+class Cosignature:
+    """A witness's cosignature: hash of its key (hex), time (Unix seconds), signature."""
+
+    key_hash: str
+    timestamp: int
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class CosignedTreeHead:
+    """What get-tree-head answers; cosignatures in the order of the answer."""
+
+    signed: SignedTreeHead
+    cosignatures: tuple[Cosignature, ...]
+
+
+def parse_signed_tree_head(data: bytes) -> SignedTreeHead:
+    """Parse log-go's sth file.
+
+    Raises:
+        UsageError: with the number of the line that is not what it must be.
+    """
+    parsed = parse_cosigned_tree_head(data)
+    if parsed.cosignatures:
+        raise UsageError("line 4: a cosignature, where nothing may follow the signature")
+    return parsed.signed
+
+
+def parse_cosigned_tree_head(data: bytes) -> CosignedTreeHead:
+    """Parse the body of a get-tree-head response.
+
+    Raises:
+        UsageError: with the number of the line that is not what it must be.
+    """
+    lines = _lines(data)
+    size = _number(*_value(lines, "size"))
+    root = _bytes(*_value(lines, "root_hash"), HASH_SIZE)
+    signature = _bytes(*_value(lines, "signature"), SIGNATURE_SIZE)
+    cosignatures: dict[str, Cosignature] = {}
+    for number, line in lines:
+        value = _cut(number, line, "cosignature")
+        fields = value.split(" ")
+        if len(fields) != 3:
+            raise UsageError(f"line {number}: cosignature has {len(fields)} fields, not 3")
+        key_hash = _bytes(number, fields[0], HASH_SIZE).hex()
+        if key_hash in cosignatures:
+            raise UsageError(f"line {number}: second cosignature by {key_hash}")
+        cosignatures[key_hash] = Cosignature(
+            key_hash,
+            _number(number, fields[1]),
+            _bytes(number, fields[2], SIGNATURE_SIZE),
+        )
+    return CosignedTreeHead(
+        SignedTreeHead(TreeHead(size, root), signature), tuple(cosignatures.values())
+    )
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, str]]:
+    """Numbered lines, from 1; the last must be ended too."""
+    *ended, rest = data.split(b"\n")
+    for number, line in enumerate(ended, start=1):
+        try:
+            yield number, line.decode("ascii")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"line {number}: not ASCII") from error
+    if rest:
+        raise UsageError(f"line {len(ended) + 1}: does not end with a newline")
+
+
+def _value(lines: Iterator[tuple[int, str]], key: str) -> tuple[int, str]:
+    number, line = next(lines, (0, ""))
+    if not number:
+        raise UsageError(f"ends where {key}= is expected")
+    return number, _cut(number, line, key)
+
+
+def _cut(number: int, line: str, key: str) -> str:
+    found, equals, value = line.partition("=")
+    if found != key or not equals:
+        raise UsageError(f"line {number}: {line[:60]!r} where {key}= is expected")
+    return value
+
+
+def _number(line: int, text: str) -> int:
+    if not re.fullmatch(r"0|[1-9][0-9]{0,18}", text) or int(text) > MAX_NUMBER:
+        raise UsageError(
+            f"line {line}: {text[:60]!r} is not a number from 0 to {MAX_NUMBER},"
+            " in decimal without leading zeros"
+        )
+    return int(text)
+
+
+def _bytes(line: int, text: str, size: int) -> bytes:
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * size}}}", text):
+        raise UsageError(
+            f"line {line}: {text[:20]!r}… is not {2 * size} lower-case hexadecimal digits"
+        )
+    return bytes.fromhex(text)
