@@ -255,6 +255,43 @@ def diversity(
     raise typer.Exit(code=0 if report.ok else 1)
 
 
+@app.command()
+def bench(
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", "-i", help="A lab's; without it, ansible.cfg's."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often each side is measured.")] = 2,
+    clients: Annotated[int, typer.Option(help="Clients of the load.")] = 64,
+    warmup: Annotated[float, typer.Option(help="Seconds of load before the window.")] = 35.0,
+    window: Annotated[float, typer.Option(help="Seconds of load to measure, at least.")] = 60.0,
+    proofs: Annotated[int, typer.Option(help="Submissions that are timed to their proof.")] = 20,
+    seed: Annotated[str | None, typer.Option(help="Makes the leaves.  [default: random]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare the settings of upstream's collection with ours, on a lab, alternating.
+
+    Takes about 10 minutes a round. The lab must have been converged; it is left with our settings.
+    Example: sigsum-ops bench --out docs/measurements/bench.json
+    """
+    import secrets
+
+    from sigsum_ops.log.bench import Plan, execute, lines
+
+    result = execute(
+        Plan(seed or secrets.token_hex(8), rounds, clients, warmup, window, proofs),
+        inventory=inventory,
+        out=out,
+        tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for line in lines(result):
+            typer.echo(line)
+
+
 def main() -> None:
     """Entry point: turn an OpsError into a message and its exit code."""
     try:
