@@ -9,7 +9,9 @@ DOCUMENTATION = r"""
 name: ed25519
 short_description: An Ed25519 public key in another form
 version_added: 0.1.0
-description: Reads an OpenSSH line or hex digits and renders either. Anything but an Ed25519 key is an error.
+description: >-
+  Reads an OpenSSH line or hex digits and renders either. Anything but an Ed25519 key is an
+  error.
 author:
   - The Sigsum Ops project
 options:

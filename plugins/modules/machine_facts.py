@@ -64,11 +64,14 @@ ansible_facts:
           type: dict
           returned: always
         units:
-          description: For each unit of the collection that exists, its ActiveState and UnitFileState.
+          description: >-
+            For each unit of the collection that exists, its ActiveState and UnitFileState.
           type: dict
           returned: always
         files:
-          description: Contents of the public files in /etc/sigsum and of the tree-id file, None where absent.
+          description: >-
+            Contents of the public files in /etc/sigsum and of the tree-id file, None where
+            absent.
           type: dict
           returned: always
         running:
@@ -82,7 +85,8 @@ ansible_facts:
           elements: str
           returned: always
         has_signed:
-          description: Whether a signed tree head or other evidence of an earlier life as primary exists.
+          description: >-
+            Whether a signed tree head or other evidence of an earlier life as primary exists.
           type: bool
           returned: always
 """

@@ -9,10 +9,13 @@ module: managed_files
 short_description: Put a role's files in place in one step, all checked before any is replaced
 version_added: 0.1.0
 description:
-  - Renders the templates of a role on the controller and writes them on the machine in one round trip.
-  - Every file that would change is first validated by the program that will read it; when one is refused,
+  - Renders the templates of a role on the controller and writes them on the machine in one
+    round trip.
+  - Every file that would change is first validated by the program that will read it; when one
+    is refused,
     none has been replaced. Each replacement is atomic (temporary file, fsync, rename).
-  - One task instead of one for each file is what keeps a converge that has nothing to do within seconds.
+  - One task instead of one for each file is what keeps a converge that has nothing to do within
+    seconds.
 author:
   - The Sigsum Ops project
 attributes:
@@ -30,7 +33,9 @@ options:
     default: []
     suboptions:
       path:
-        description: Absolute path on the machine. Its directory must exist or be listed in O(directories).
+        description: >-
+          Absolute path on the machine. Its directory must exist or be listed in
+          O(directories).
         type: path
         required: true
       template:
@@ -53,8 +58,10 @@ options:
         default: "0644"
       validate:
         description:
-          - Command, as a list, that exits 0 where the content is good; C(%s) stands for the candidate file.
-          - A command that is not installed yet is passed over only while the file does not exist yet.
+          - Command, as a list, that exits 0 where the content is good; C(%s) stands for the
+            candidate file.
+          - A command that is not installed yet is passed over only while the file does not
+            exist yet.
         type: list
         elements: str
         default: []
@@ -140,7 +147,7 @@ DIRECTORY_SPEC = {
 }
 
 
-class Refused(Exception):
+class RefusalError(Exception):
     """A candidate was refused by its validator, or an account is missing."""
 
 
@@ -148,7 +155,7 @@ def _ids(item: dict[str, Any]) -> tuple[int, int]:
     try:
         return pwd.getpwnam(item["owner"]).pw_uid, grp.getgrnam(item["group"]).gr_gid
     except KeyError as error:
-        raise Refused(f"{item['path']}: {error.args[0]}") from error
+        raise RefusalError(f"{item['path']}: {error.args[0]}") from error
 
 
 def _differs(path: pathlib.Path, item: dict[str, Any], ids: tuple[int, int]) -> bool:
@@ -166,12 +173,12 @@ def _validate(item: dict[str, Any], candidate: str, *, replaces: bool) -> None:
         return
     if shutil.which(argv[0]) is None:
         if replaces:
-            raise Refused(f"{item['path']}: cannot be checked, {argv[0]} is not installed")
+            raise RefusalError(f"{item['path']}: cannot be checked, {argv[0]} is not installed")
         return
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         said = (result.stderr.strip() or result.stdout.strip())[-2000:]
-        raise Refused(f"{item['path']}: refused by {argv[0]} ({result.returncode}): {said}")
+        raise RefusalError(f"{item['path']}: refused by {argv[0]} ({result.returncode}): {said}")
 
 
 def _replace(path: pathlib.Path, item: dict[str, Any], ids: tuple[int, int]) -> None:
@@ -212,7 +219,7 @@ class Converge:
     def _account(self, item: dict[str, Any]) -> tuple[int, int]:
         try:
             return _ids(item)
-        except Refused:
+        except RefusalError:
             if self.check:  # the account may be one that this run would have made
                 return (-1, -1)
             raise
@@ -294,7 +301,7 @@ def main() -> None:
         run.directories()
         run.files()
         run.absent()
-    except Refused as refusal:
+    except RefusalError as refusal:
         module.fail_json(msg=f"Nothing was replaced. {refusal}")
     module.exit_json(changed=bool(run.paths), paths=run.paths, diff=run.diff)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plugins.modules.managed_files import Converge, Refused
+from plugins.modules.managed_files import Converge, RefusalError
 
 USER = getpass.getuser()
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -55,7 +55,7 @@ def test_check_mode_reports_and_writes_nothing(tmp_path: Path) -> None:
 def test_one_refused_file_leaves_all_others_as_they_were(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     second.write_text("old\n")
-    with pytest.raises(Refused, match=r"second: refused by sh \(2\): line 3: no such key"):
+    with pytest.raises(RefusalError, match=r"second: refused by sh \(2\): line 3: no such key"):
         converge(tmp_path, entry(first, "new\n"), entry(second, "new\n", validate=REFUSE))
     assert not first.exists()
     assert second.read_text() == "old\n"
@@ -72,7 +72,7 @@ def test_a_missing_validator_is_passed_over_only_for_a_new_file(tmp_path: Path) 
     path = tmp_path / "a.conf"
     missing = ["no-such-validator", "%s"]
     converge(tmp_path, entry(path, "x\n", validate=missing))
-    with pytest.raises(Refused, match="no-such-validator is not installed"):
+    with pytest.raises(RefusalError, match="no-such-validator is not installed"):
         converge(tmp_path, entry(path, "y\n", validate=missing))
 
 
@@ -87,7 +87,7 @@ def test_a_secret_is_not_in_the_diff(tmp_path: Path) -> None:
 
 def test_an_unknown_account_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
-    with pytest.raises(Refused, match="nobody-of-that-name"):
+    with pytest.raises(RefusalError, match="nobody-of-that-name"):
         converge(tmp_path, entry(good, "x"), entry(bad, "x", owner="nobody-of-that-name"))
     assert not good.exists()
 

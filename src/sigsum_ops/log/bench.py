@@ -44,7 +44,8 @@ from sigsum_ops.log.loadgen import (
     submit,
 )
 from sigsum_ops.log.merkle import ProofError
-from sigsum_ops.log.target import Target, ansible, log_of_inventory
+from sigsum_ops.log.target import Target, log_of_inventory
+from sigsum_ops.site import ansible
 
 PLAYBOOK = "sigsum_ops.site.bench_upstream"
 SIDES = ("upstream", "ours")
@@ -167,7 +168,7 @@ def put_in_force(side: str, offset_s: float, inventory: Path | None) -> None:
     variables = {"bench_state": "present" if side == "upstream" else "absent"}
     if side == "upstream":
         variables["bench_offset_s"] = str(round(offset_s))
-    done = ansible(
+    done = ansible.run(
         "ansible-playbook", "--extra-vars", json.dumps(variables), PLAYBOOK, inventory=inventory
     )
     if done.returncode != 0:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.site import ansible
 
 
 class Target(NamedTuple):
@@ -72,7 +70,7 @@ def log_of_inventory(inventory: Path | None) -> Target:
         "key": "{{ log_server_public_key | default('') }}",
     }
     # On the machines' behalf, not localhost's: a variable is rendered as its own host sees it.
-    done = ansible(
+    done = ansible.run(
         "ansible",
         "log_machines",
         "--module-name=ansible.builtin.debug",
@@ -89,37 +87,3 @@ def log_of_inventory(inventory: Path | None) -> Target:
         f"the inventory {inventory or 'of ansible.cfg'} has no primary with a log_url{said}",
         hint="Set log_url there, or name the log: URL, --log-key and --i-own-this-log.",
     )
-
-
-def ansible(
-    program: str, *arguments: str, inventory: Path | None
-) -> subprocess.CompletedProcess[str]:
-    """Run one of Ansible's programs with this repository's configuration; return what it said."""
-    if inventory is not None and not inventory.exists():
-        raise UsageError(f"{inventory}: no such inventory")
-    # Beside this interpreter first: the virtual environment's, with or without activation.
-    path = Path(sys.executable).with_name(program)
-    config = Path(__file__).parents[3] / "ansible.cfg"
-    try:
-        return subprocess.run(
-            [
-                str(path) if path.exists() else program,
-                *(["--inventory", str(inventory)] if inventory else []),
-                *arguments,
-            ],
-            env={
-                **({"ANSIBLE_CONFIG": str(config)} if config.exists() else {}),
-                **os.environ,
-                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-                "ANSIBLE_DEPRECATION_WARNINGS": "false",
-                "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
-                "ANSIBLE_NOCOLOR": "true",
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise OpsError(
-            f"{program} is not installed", hint="Install sigsum-ops with its extra: controller"
-        ) from error

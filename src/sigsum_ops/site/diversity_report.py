@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.site import ansible
 from sigsum_ops.site.diversity import Report, judge
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 PLAYBOOK = "sigsum_ops.site.diversity"
-# In a checkout, from whatever directory the command is run; elsewhere Ansible finds its own.
-_CONFIG = Path(__file__).parents[3] / "ansible.cfg"
 
 _STYLES = {
     "ok": "green",
@@ -71,30 +68,15 @@ def record(inventory: Path | None, directory: Path) -> None:
     Raises:
         OpsError: a machine could not be read, or Ansible is not installed.
     """
-    if inventory is not None and not inventory.exists():
-        raise UsageError(f"{inventory}: no such inventory")
-    # Beside this interpreter first: that is the virtual environment's, with or without activation.
-    program = Path(sys.executable).with_name("ansible-playbook")
-    command = [
-        str(program) if program.exists() else "ansible-playbook",
-        *(["--inventory", str(inventory)] if inventory else []),
+    done = ansible.run(
+        "ansible-playbook",
         "--skip-tags=verdict",
         "--extra-vars",
         json.dumps({"diversity_record_dir": str(directory.resolve())}),
         PLAYBOOK,
-    ]
-    environment = {
-        **({"ANSIBLE_CONFIG": str(_CONFIG)} if _CONFIG.exists() else {}),
-        **os.environ,
-        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
-    }
-    try:
-        done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
-    except FileNotFoundError as error:
-        raise OpsError(
-            "ansible-playbook is not installed",
-            hint="Install sigsum-ops with its extra: controller",
-        ) from error
+        inventory=inventory,
+        output=sys.stderr,
+    )
     if done.returncode != 0:
         raise OpsError(
             "the hardware of the log machines could not be read",

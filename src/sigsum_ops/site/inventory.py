@@ -9,10 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +21,10 @@ import yaml
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.log import policy
 from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.site import ansible
 
 LOG_MACHINES = "log_machines"
 CLIENTS = "clients"
-
-# In a checkout, from whatever directory the command is run; elsewhere Ansible finds its own.
-_CONFIG = Path(__file__).parents[3] / "ansible.cfg"
 
 Variables = Mapping[str, object]
 # By setting: whether a text is of its form, and what is allowed.
@@ -137,33 +132,15 @@ def check(inventory: Path | None) -> list[str]:
         UsageError: Ansible cannot read or render the inventory.
         OpsError: Ansible is not installed, or its answer is not understood.
     """
-    if inventory is not None and not inventory.exists():
-        raise UsageError(f"{inventory}: no such inventory")
-    # Beside this interpreter first: that is the virtual environment's, with or without activation.
-    program = Path(sys.executable).with_name("ansible")
-    command = [
-        str(program) if program.exists() else "ansible",
+    done = ansible.run(
+        "ansible",
         "localhost",
-        *(["--inventory", str(inventory)] if inventory else []),
         "--connection=local",
         "--module-name=ansible.builtin.debug",
         "--args",
         json.dumps({"msg": "{{ hostvars | sigsum_ops.site.inventory_problems(groups) }}"}),
-    ]
-    environment = {
-        **({"ANSIBLE_CONFIG": str(_CONFIG)} if _CONFIG.exists() else {}),
-        **os.environ,
-        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
-        "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-        "ANSIBLE_DEPRECATION_WARNINGS": "false",
-        "ANSIBLE_NOCOLOR": "true",
-    }
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise OpsError(
-            "ansible is not installed", hint="Install sigsum-ops with its extra: controller"
-        ) from error
+        inventory=inventory,
+    )
     if done.returncode != 0:
         raise UsageError(
             f"Ansible cannot read the inventory:\n{(done.stderr + done.stdout).strip()}"

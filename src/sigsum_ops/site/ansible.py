@@ -1,0 +1,62 @@
+"""Running Ansible's programs for the command line, with this repository's configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from sigsum_ops.errors import OpsError, UsageError
+
+# In a checkout, from whatever directory the command is run; elsewhere Ansible finds its own.
+_CONFIG = Path(__file__).parents[3] / "ansible.cfg"
+
+
+def run(
+    program: str, *arguments: str, inventory: Path | None, output: IO[str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of Ansible's programs and return how it ended.
+
+    Args:
+        program: ``ansible``, ``ansible-playbook``, …
+        inventory: as for ``ansible-playbook -i``; None for the one that ansible.cfg names.
+        output: where a person reads what it says meanwhile; without it, it is captured.
+
+    Raises:
+        UsageError: there is no such inventory.
+        OpsError: Ansible is not installed.
+    """
+    if inventory is not None and not inventory.exists():
+        raise UsageError(f"{inventory}: no such inventory")
+    # Beside this interpreter first: the virtual environment's, with or without activation.
+    path = Path(sys.executable).with_name(program)
+    settings = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true"}
+    if output is None:
+        settings |= {
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "ANSIBLE_DEPRECATION_WARNINGS": "false",
+            "ANSIBLE_NOCOLOR": "true",
+        }
+    try:
+        return subprocess.run(
+            [
+                str(path) if path.exists() else program,
+                *(["--inventory", str(inventory)] if inventory else []),
+                *arguments,
+            ],
+            env={
+                **({"ANSIBLE_CONFIG": str(_CONFIG)} if _CONFIG.exists() else {}),
+                **os.environ,
+                **settings,
+            },
+            stdout=output or subprocess.PIPE,
+            stderr=None if output else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise OpsError(
+            f"{program} is not installed", hint="Install sigsum-ops with its extra: controller"
+        ) from error
