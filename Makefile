@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SCENARIOS := base mariadb trillian sigsum_tools log_server site
+RESULTS := $(CURDIR)/build/results
 PLAYBOOK := $(BIN)/ansible-playbook -i inventories/lab
 
 .PHONY: help venv demo test test-fast lint unit scenarios docs lock bench clean
@@ -28,7 +30,7 @@ demo: venv ## Deploy a two-machine log in containers, submit to it, verify
 	$(PLAYBOOK) playbooks/smoke.yml
 	@cat docs/after-demo.txt
 
-test: venv ## Everything that CI runs: lint, unit tests, scenarios on their own labs
+test: venv ## Everything that CI runs: lint, unit tests, scenarios on labs of their own
 	@$(MAKE) --no-print-directory test-fast scenarios
 
 test-fast: venv lint unit ## Lint and unit tests, in seconds
@@ -42,7 +44,12 @@ lint: venv
 	PATH="$$PWD/$(BIN):$$PATH" antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck .
 
 unit: venv
-	$(BIN)/pytest -q -m "not lab"
+	$(BIN)/pytest -q -m "not lab" --junitxml=$(RESULTS)/unit.xml
+
+scenarios: $(addprefix scenario-,$(SCENARIOS))
+
+scenario-%: venv ## One scenario, such as scenario-site
+	PYTEST_ADDOPTS=--junitxml=$(RESULTS)/$*.xml $(BIN)/molecule test -s $*
 
 docs: venv ## Generate the roles' documentation from their argument_specs
 	$(BIN)/python -m sigsum_ops.site.roledocs roles
@@ -57,4 +64,4 @@ bench: venv ## Measure upstream's settings and ours side by side on the lab (20 
 	$(BIN)/sigsum-ops bench
 
 clean: ## Remove what was built; the lab stays (sigsum-ops lab down)
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

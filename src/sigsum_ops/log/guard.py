@@ -329,16 +329,7 @@ def read_local_state(config: Config, log_key: PublicKey, directory: Path) -> Loc
     Raises:
         Refused: they contradict each other, or one of them is not what it must be.
     """
-    tree_id_data = _read(config.tree_id_file)
-    if not tree_id_data:
-        state = "empty" if tree_id_data is not None else "missing"
-        raise Refused(
-            f"tree-id-{state}",
-            f"{config.tree_id_file}: {state}",
-            hint="playbooks/site.yml writes it again where Trillian leaves no doubt about it."
-            " Never create a new tree.",
-        )
-    tree_id = _parse("tree-id-malformed", config.tree_id_file, lambda: parse_tree_id(tree_id_data))
+    tree_id: int | None = None
     sth = _read_sth(config.sth_file, log_key)
     startup_file = config.sth_file.with_name(config.sth_file.name + STARTUP_SUFFIX)
     startup = _read(startup_file)
@@ -354,6 +345,16 @@ def read_local_state(config: Config, log_key: PublicKey, directory: Path) -> Loc
         earlier = known[0] if known else None
         return Refused(reason, message, hint=hint, earlier=earlier, tree_id=tree_id)
 
+    tree_id_data = _read(config.tree_id_file)
+    if not tree_id_data:
+        state = "empty" if tree_id_data is not None else "missing"
+        raise refuse(
+            f"tree-id-{state}",
+            f"{config.tree_id_file}: {state}",
+            "playbooks/site.yml writes it again where Trillian leaves no doubt about it."
+            " Never create a new tree.",
+        )
+    tree_id = _parse("tree-id-malformed", config.tree_id_file, lambda: parse_tree_id(tree_id_data))
     if startup is None:
         if not sth:
             raise refuse(
