@@ -1,0 +1,239 @@
+"""The start guard on the real log-go, Trillian and MariaDB, and what log-go signs without it.
+
+The guard's refusals are tested with replication and without. That log-go itself would sign a second
+root is shown beside them, with the very same damage, so that it is the guard that saves the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from harness import LOG, PRIMARY, STATE, TRILLIAN, Site, passed, refused
+from resources.support import eventually
+
+from sigsum_ops.log.api import LogClient
+from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.log.leaf import LeafRequest
+from sigsum_ops.log.treehead import EMPTY_TREE_HEAD, SignedTreeHead, TreeHead
+
+KEPT = "/root/kept"
+KILL = f"systemctl kill --kill-whom=main --signal=KILL {LOG}"
+# Makes another tree in the same Trillian, with leaves of its own: argument 1 is their number.
+# QueueLeaf of Trillian's protocol, field by field: log_id = 1, leaf = 2; in it leaf_value = 2.
+FOREIGN_TREE = """
+import json, os, sys, time
+import grpc
+from sigsum_ops.log.trillian import Trillian
+
+def number(value):
+    return bytes([value & 127 | 128]) + number(value >> 7) if value > 127 else bytes([value])
+
+def message(field, data):
+    return bytes([field << 3 | 2]) + number(len(data)) + data
+
+size, address = int(sys.argv[1]), "127.0.0.1:8090"
+with Trillian(address) as trillian, grpc.insecure_channel(address) as channel:
+    tree = trillian.create_tree("LOG", "foreign")
+    trillian.init_log(tree.id)
+    queue = channel.unary_unary("/trillian.TrillianLog/QueueLeaf")
+    for _ in range(size):
+        queue(b"\\x08" + number(tree.id) + message(2, message(2, os.urandom(128))), timeout=5)
+    while (head := trillian.latest_root(tree.id)).size < size:
+        time.sleep(0.05)
+print(json.dumps([tree.id, head.size, head.root.hex()]))
+"""
+
+
+def restore(dump: str) -> str:
+    """The command that puts a dump in the place of Trillian's database."""
+    # Asked to stop, Trillian waits for 10 seconds first.
+    return (
+        f"systemctl kill --signal=KILL {TRILLIAN}; systemctl stop {TRILLIAN};"
+        f" mariadb trillian < {KEPT}/{dump}; systemctl start {TRILLIAN}"
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def older(site: Site) -> TreeHead:
+    """Have a dump of the database from before more leaves came; this is its tree head."""
+    site.signs_and_replicates()
+    site.change(PRIMARY, f"mkdir -p {KEPT}; mariadb-dump trillian > {KEPT}/older.sql")
+    return site.signed().head
+
+
+@pytest.fixture(params=["replicated", "unreplicated"], scope="module")
+def replication(request: pytest.FixtureRequest, site: Site) -> Iterator[str]:
+    """The configuration as delivered, or with both settings of replication removed from it."""
+    if request.param == "unreplicated":
+        site.change(PRIMARY, f"{UNREPLICATED}; systemctl restart {LOG}")
+    yield request.param
+    if request.param == "unreplicated":
+        site.change(PRIMARY, f"{REPLICATED}; systemctl restart {LOG}")
+
+
+UNREPLICATED = (
+    "cp -a /etc/sigsum/config.toml /root; sed -i '/^secondary-/d' /etc/sigsum/config.toml"
+)
+REPLICATED = "mv /root/config.toml /etc/sigsum"
+KEEP = f"rm -rf {KEPT}/state; cp -a {STATE} {KEPT}/state; mariadb-dump trillian > {KEPT}/now.sql"
+
+
+def foreign_tree(site: Site, size: int) -> tuple[int, TreeHead]:
+    """Make another tree of that many leaves in the primary's Trillian; returns its number."""
+    site.sound = False
+    said = site.machines[PRIMARY].check_output("python3 -c %s %s", FOREIGN_TREE, str(size))
+    tree_id, size, root = json.loads(said)
+    return tree_id, TreeHead(size, bytes.fromhex(root))
+
+
+def name_foreign_tree(site: Site, more: int) -> TreeHead:
+    """Let the tree-id file name a tree with ``more`` leaves than this log's."""
+    tree_id, head = foreign_tree(site, site.signed().head.size + more)
+    site.change(PRIMARY, f"{KILL}; echo tree-id={tree_id} > {STATE}/tree-id")
+    return head
+
+
+def spoil_files(site: Site, command: str) -> None:
+    """Damage the state of a log that ends, before it is started again."""
+    site.change(PRIMARY, f"{KILL}; cd {STATE}; {command}")
+
+
+def restore_older_database(site: Site, older: TreeHead) -> TreeHead:
+    """Put the older dump in the database's place, and start the log."""
+    site.change(
+        PRIMARY, f"systemctl stop {LOG}; {restore('older.sql')}; systemctl start {LOG} || true"
+    )
+    return older
+
+
+# What is done; its result is the tree that the guard should find, where it looks at one at all.
+DAMAGES: dict[str, Callable[[Site, TreeHead], TreeHead | None]] = {
+    "tree-id-empty": lambda site, _: spoil_files(site, ": > tree-id"),
+    "tree-id-missing": lambda site, _: spoil_files(site, "rm tree-id"),
+    "sth-missing": lambda site, _: spoil_files(site, "rm sth"),
+    "startup-and-sth": lambda site, _: spoil_files(site, "echo startup=local-tree > sth.startup"),
+    "tree-other-root": lambda site, _: name_foreign_tree(site, 0),
+    "tree-not-extension": lambda site, _: name_foreign_tree(site, 1),
+    "tree-smaller": restore_older_database,
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGES)
+def test_the_guard_refuses(site: Site, replication: str, older: TreeHead, reason: str) -> None:
+    head, sth = site.signed().head, site.sth()
+    site.change(PRIMARY, KEEP)
+    found = DAMAGES[reason](site, older)
+    marker = refused(site, reason, sth=None if reason == "sth-missing" else sth)
+    assert as_head(marker["tree"]) == found
+    if reason == "sth-missing":
+        assert marker["earlier"]["source"] == f"{STATE}/guard-evidence.json"
+    else:
+        assert as_head(marker["earlier"]) == head
+    database = restore("now.sql") if found else "true"
+    site.change(
+        PRIMARY,
+        f"cp -a {KEPT}/state/sth {KEPT}/state/tree-id {STATE}; rm -f {STATE}/sth.startup;"
+        f" {database}; systemctl start {LOG}",
+    )
+    passed(site)
+    assert ("secondary-url" in site.ask(PRIMARY, "cat /etc/sigsum/config.toml")) == (
+        replication == "replicated"
+    )
+
+
+def as_head(fields: dict[str, Any] | None) -> TreeHead | None:
+    """A tree head as the guard's marker has it."""
+    return TreeHead(fields["size"], bytes.fromhex(fields["root_hash"])) if fields else None
+
+
+def name_new_tree(site: Site, _: TreeHead) -> TreeHead:
+    """Empty the tree-id file; then do what upstream's start script does with an empty one."""
+    create = "trillian_createtree --admin_server=127.0.0.1:8090 --tree_type=LOG"
+    site.change(
+        PRIMARY,
+        f': > {STATE}/tree-id; {KILL}; id=$({create}); echo "tree-id=$id" > {STATE}/tree-id',
+    )
+    return EMPTY_TREE_HEAD
+
+
+FORKS: dict[str, tuple[str, Callable[[Site, TreeHead], TreeHead]]] = {
+    "an older database restored": ("tree-smaller", restore_older_database),
+    "the tree-id lost and a new tree created": ("tree-smaller", name_new_tree),
+    "another tree of equal size named": (
+        "tree-other-root",
+        lambda site, _: name_foreign_tree(site, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", FORKS)
+def test_without_the_guard_the_log_signs_a_second_root_for_the_same_size(
+    site: Site, replication: str, older: TreeHead, damage: str, tmp_path: Path
+) -> None:
+    reason, spoil = FORKS[damage]
+    first, sth = site.signed(), site.sth()
+    site.change(PRIMARY, KEEP)
+
+    found = spoil(site, older)
+    refused(site, reason, sth=sth)
+
+    drop_in = f"/run/systemd/system/{LOG}.service.d"
+    site.change(
+        PRIMARY,
+        f"mkdir -p {drop_in}; printf '[Service]\nExecStartPre=\n' > {drop_in}/unguarded.conf;"
+        f" systemctl daemon-reload; systemctl start {LOG}",
+    )
+    eventually(site.serves, seconds=10, what="the log answers")
+    # Not one more: the secondary has this many, and would copy the next one.
+    asyncio.run(add_leaves(site.url, first.head.size - found.size))
+    eventually(
+        lambda: site.signed().head != first.head, seconds=30, what="the log signs another tree head"
+    )
+    second = site.signed()
+    assert second.head.size == first.head.size
+    for signed in (first, second):
+        signed.verify(site.log_key)
+        openssl_verifies(site.log_key, signed, tmp_path)
+        site.report.append(f"  without the guard, {replication}, {damage}: signed {signed.head}")
+
+    site.change(
+        PRIMARY,
+        f"systemctl stop {LOG}; rm -r {drop_in}; systemctl daemon-reload;"
+        f" cp -a {KEPT}/state/. {STATE}; {restore('now.sql')}; systemctl start {LOG}",
+    )
+    passed(site)
+
+
+async def add_leaves(url: str, number: int) -> None:
+    """Submit that many new leaves; each is accepted."""
+    key = Ed25519PrivateKey.generate()
+    async with LogClient(url) as client:
+        for _ in range(number):
+            await client.add_leaf(LeafRequest.sign(key, os.urandom(32)).body)
+
+
+def openssl_verifies(key: PublicKey, signed: SignedTreeHead, directory: Path) -> None:
+    """Check the signature with a program that is not ours."""
+    public, body, signature = (directory / name for name in ("key.pem", "body", "signature"))
+    public.write_bytes(
+        Ed25519PublicKey.from_public_bytes(key.raw).public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    body.write_bytes(signed.head.checkpoint(key))
+    signature.write_bytes(signed.signature)
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin", "-in", body]
+    done = subprocess.run([*command, "-sigfile", signature], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
