@@ -101,7 +101,8 @@ def test_a_replaced_primary_does_not_begin_the_log_anew(site: Site, ansible: Ans
     assert site.ask(PRIMARY, f"ls {STATE}") == ""
     site.change(
         PRIMARY,
-        f"rmdir {STATE}; mv /root/replaced/sigsum-log {STATE}; mv /root/replaced/{LOG}.service {unit};"
+        f"rmdir {STATE}; mv /root/replaced/sigsum-log {STATE};"
+        f" mv /root/replaced/{LOG}.service {unit};"
         " mariadb trillian < /root/replaced/trillian.sql; systemctl daemon-reload;"
         f" systemctl enable --now {TRILLIAN} {LOG}",
     )
