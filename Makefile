@@ -41,7 +41,7 @@ lint: venv
 	$(BIN)/mypy
 	$(BIN)/ansible-lint --nocolor
 	$(BIN)/python -m sigsum_ops.site.roledocs roles --check
-	PATH="$$PWD/$(BIN):$$PATH" antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck .
+	PATH="$(CURDIR)/$(BIN):$$PATH" antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck .
 
 unit: venv
 	$(BIN)/pytest -q -m "not lab" --junitxml=$(RESULTS)/unit.xml
@@ -49,7 +49,7 @@ unit: venv
 scenarios: $(addprefix scenario-,$(SCENARIOS))
 
 scenario-%: venv ## One scenario, such as scenario-site
-	PYTEST_ADDOPTS=--junitxml=$(RESULTS)/$*.xml $(BIN)/molecule test -s $*
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTEST_ADDOPTS=--junitxml=$(RESULTS)/$*.xml molecule test -s $*
 
 docs: venv ## Generate the roles' documentation from their argument_specs
 	$(BIN)/python -m sigsum_ops.site.roledocs roles

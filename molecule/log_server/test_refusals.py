@@ -21,8 +21,6 @@ find /etc /var/lib/sigsum-log -xdev -type f ! -name sth -print0 | sort -z | xarg
 systemctl show --property=MainPID,UnitFileState mariadb trillian-log-server trillian-log-signer \\
   sigsum-log-primary sigsum-log-secondary
 """
-
-
 SWAPPED = {"log1": {"log_server_role": "secondary"}, "log2": {"log_server_role": "primary"}}
 
 
@@ -118,7 +116,8 @@ def test_a_secondary_that_vouches_with_the_logs_own_key_is_refused(
 @pytest.mark.parametrize("setting", ["log_server_secondary_url", "log_server_secondary_public_key"])
 def test_half_a_replication_is_refused(ansible: Ansible, setting: str) -> None:
     value = "http://log2:6967/" if setting.endswith("url") else OTHER_KEY.ssh
-    said = refused(ansible, **{setting: value})
+    half: dict[str, Any] = {setting: value}
+    said = refused(ansible, **half)
     assert "Set both or none: with one of them the log would run unreplicated" in said
 
 

@@ -206,7 +206,7 @@ def refused(site: Site, reason: str, *, sth: str | None) -> dict[str, Any]:
     samples = promtool(site, seen["metrics"])
     assert samples["sigsum_guard_refused"] == (f'reason="{reason}"', 1.0)
     # A retry would come after RestartSec=1.
-    time.sleep(max(0.0, since + 3 - time.monotonic()))
+    time.sleep(max(0.0, since + 2.5 - time.monotonic()))
     assert site.unit(PRIMARY) == before
     return marker
 

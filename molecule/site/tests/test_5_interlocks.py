@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from harness import LOG, PRIMARY, SECONDARY, STATE, TRILLIAN, Site
-from resources.support import Ansible, Run, eventually
+from resources.support import Ansible, Run
 
 from sigsum_ops.log.keys import PublicKey, load_public_key
 
@@ -74,6 +74,7 @@ def test_another_key_of_the_secondary_is_refused(
 def test_a_new_node_key_reaches_the_primary_in_the_same_converge(
     site: Site, ansible: Ansible
 ) -> None:
+    """That replication goes on is seen by the fixture, which takes nothing but the new key."""
     old = site.node_key
     site.change(SECONDARY, "rm /etc/sigsum/node-key.pub /etc/sigsum/private/node-key*")
     run = ansible.playbook()
@@ -81,8 +82,6 @@ def test_a_new_node_key_reaches_the_primary_in_the_same_converge(
     del site.node_key
     assert site.node_key != old
     assert site.node_key.ssh in site.ask(PRIMARY, "cat /etc/sigsum/secondary.pub")
-    # The old key vouches for nothing any more: the fixture sees the new one sign.
-    eventually(site.serves, seconds=10, what="the primary answers")
 
 
 def test_a_replaced_primary_does_not_begin_the_log_anew(site: Site, ansible: Ansible) -> None:
