@@ -84,6 +84,16 @@ def test_the_suites_come_from_the_machines_own_mirror(log1: Host) -> None:
     assert archives("sigsum-ops") == 2 * [archives("debian")[0]]
 
 
+def test_only_an_inventory_that_says_so_takes_an_outdated_archive(
+    log1: Host, ansible: Ansible
+) -> None:
+    trusting = "Check-Valid-Until: no"
+    assert trusting in log1.file("/etc/apt/sources.list.d/sigsum-ops.sources").content_string
+    run = ansible.playbook("--check", "--diff", base_check_valid_until=True)
+    assert run.ok, run.output
+    assert f"-{trusting}" in run.output.splitlines()
+
+
 def test_unattended_upgrades_leave_alone_what_a_procedure_upgrades(log1: Host) -> None:
     said = log1.run("unattended-upgrade --dry-run --verbose")
     assert said.rc == 0

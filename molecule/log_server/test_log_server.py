@@ -82,6 +82,7 @@ def test_the_primary_has_both_settings_of_its_replication(lab: Lab, log1: Host, 
     primary = tomllib.loads(log1.file("/etc/sigsum/config.toml").content_string)["primary"]
     assert primary["secondary-url"] == f"http://{lab.hosts()['log2']}:6967/"
     assert primary["secondary-pubkey-file"] == "/etc/sigsum/secondary.pub"
+    assert primary["max-range"] == 512  # upstream's example, 10, throttles replication too
     made = log2.file("/etc/sigsum/node-key.pub").content_string.split()[:2]
     assert log1.file("/etc/sigsum/secondary.pub").content_string.split()[:2] == made
     assert made != log1.file("/etc/sigsum/log.pub").content_string.split()[:2]
@@ -146,6 +147,13 @@ def test_the_exposure_of_each_unit_is_at_most_2(machines: dict[str, Host], name:
     units = ("mariadb", "trillian-log-server", "trillian-log-signer", PARTS[name][0])
     exposures = {unit: exposure(machines[name], f"{unit}.service") for unit in units}
     assert max(exposures.values()) <= 2.0, exposures
+
+
+@each_machine
+def test_no_unit_gives_up_after_a_number_of_restarts(machines: dict[str, Host], name: str) -> None:
+    for unit in ("mariadb", "trillian-log-server", "trillian-log-signer", PARTS[name][0]):
+        shown = machines[name].check_output("systemctl show -P StartLimitIntervalUSec %s", unit)
+        assert shown == "0", unit
 
 
 @each_machine

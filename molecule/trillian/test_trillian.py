@@ -82,9 +82,12 @@ def test_the_account_cannot_change_the_schema(log1: Host, statement: str) -> Non
     assert "denied" in ask(log1, statement, "trillian", "trillian")
 
 
-def test_no_password_is_in_a_unit_or_a_process(log1: Host) -> None:
+def test_the_database_is_reached_by_its_socket_without_a_password_and_in_one_round_trip(
+    log1: Host,
+) -> None:
     shown = log1.check_output("ps -eo args; systemctl cat %s", "trillian-log-*")
-    assert shown.count("--mysql_uri=trillian@unix(/run/mysqld/mysqld.sock)") == 4
+    uri = "trillian@unix(/run/mysqld/mysqld.sock)/trillian?interpolateParams=true"
+    assert shown.count("--mysql_uri=") == shown.count(f"--mysql_uri={uri}") == 4
 
 
 def test_debians_grpc_reads_our_stubs(log1: Host) -> None:
