@@ -142,6 +142,7 @@ def test_the_guard_refuses(site: Site, reason: str) -> None:
 
 def restore_older_database(site: Site, older: TreeHead) -> TreeHead:
     """Put the older dump in the database's place, and start the log."""
+    # The start is refused, which is what the caller looks for.
     site.change(
         PRIMARY, f"systemctl stop {LOG}; {restore('older.sql')}; systemctl start {LOG} || true"
     )
