@@ -38,6 +38,23 @@ def test_a_changed_setting_restarts_only_the_machine_that_it_is_for(
     assert ansible.playbook(path=ROLE).ok
 
 
+def test_a_setting_that_a_failed_run_wrote_is_in_force_after_the_next(
+    log2: Host, ansible: Ansible
+) -> None:
+    before = main_pid(log2, SECONDARY)
+    tree_id = "/var/lib/sigsum-log/tree-id"
+    log2.check_output("cp -a %s /root/kept && echo tree-id=4711 > %s", tree_id, tree_id)
+    failed = ansible.playbook(path=ROLE, log_server_secondary_interval="1200ms")
+    log2.check_output("mv /root/kept %s", tree_id)
+    assert not failed.ok
+    assert 'interval = "1200ms"' in log2.file("/etc/sigsum/config.toml").content_string
+    assert main_pid(log2, SECONDARY) == before
+    run = ansible.playbook(path=ROLE, log_server_secondary_interval="1200ms")
+    assert run.ok, run.output
+    assert main_pid(log2, SECONDARY) not in ("0", before)
+    assert ansible.playbook(path=ROLE).ok
+
+
 def test_a_new_node_key_reaches_the_primary_in_the_same_converge(
     lab: Lab, log1: Host, log2: Host, client1: Host, ansible: Ansible
 ) -> None:

@@ -75,7 +75,9 @@ ansible_facts:
           type: dict
           returned: always
         running:
-          description: Units of the collection that are active and enabled, and need no reload.
+          description: >-
+            Units of the collection that are active and enabled, need no reload, and were started
+            after their configuration was written.
           type: list
           elements: str
           returned: always
@@ -94,6 +96,8 @@ ansible_facts:
 import pathlib
 import pwd
 import subprocess
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -118,6 +122,17 @@ UNITS = (
     "sigsum-log-secondary.service",
     "systemd-timesyncd.service",
 )
+# What a service reads at its start only, beside its unit.
+CONFIGURATION = {
+    "mariadb": ("/etc/mysql/mariadb.conf.d/60-sigsum-ops.cnf",),
+    "sigsum-log-primary": (
+        "/etc/sigsum/config.toml",
+        "/etc/sigsum/policy",
+        "/etc/sigsum/secondary.pub",
+        "/etc/sigsum/private/log-key",
+    ),
+    "sigsum-log-secondary": ("/etc/sigsum/config.toml", "/etc/sigsum/private/node-key"),
+}
 ACCOUNTS = ("sigsum-log", "trillian")
 FILES = (
     "/etc/sigsum/log.pub",
@@ -185,10 +200,37 @@ def parse_units(text: str) -> dict[str, dict[str, str]]:
     return units
 
 
-def running(units: dict[str, dict[str, str]]) -> list[str]:
-    """Names of the units about which nothing needs to be done."""
+def running(units: dict[str, dict[str, str]], written: Mapping[str, float]) -> list[str]:
+    """Names of the units about which nothing needs to be done.
+
+    ``written`` is when the newest file that the unit reads was written, in seconds of the clock
+    that ``ExecMainStartTimestampMonotonic`` counts in microseconds: a run that ended before it came
+    to its restarts leaves a service with an older configuration.
+    """
     wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
-    return [name for name, unit in units.items() if wanted.items() <= unit.items()]
+    return [
+        name
+        for name, unit in units.items()
+        if wanted.items() <= unit.items()
+        and int(unit["ExecMainStartTimestampMonotonic"]) / 1e6 > written.get(name, 0)
+    ]
+
+
+def _written(units: dict[str, dict[str, str]]) -> dict[str, float]:
+    """For each unit, when the newest of its files was written; see ``running``.
+
+    A time in the future is passed over: the clock was put back since, and until it comes there
+    again each run would restart the service.
+    """
+    now = time.time()
+    offset = now - time.clock_gettime(time.CLOCK_MONOTONIC)
+    newest = {}
+    for name, unit in units.items():
+        own = [unit.get("FragmentPath", ""), *unit.get("DropInPaths", "").split()]
+        paths = [pathlib.Path(path) for path in (*own, *CONFIGURATION.get(name, ())) if path]
+        times = [path.stat().st_mtime for path in paths if path.exists()]
+        newest[name] = max((at for at in times if at <= now), default=offset) - offset
+    return newest
 
 
 def _read(path: str) -> str | None:
@@ -243,11 +285,9 @@ def facts() -> dict[str, Any]:
         "dpkg-query", "-W", "-f", "${Package} ${db:Status-Status} ${Version}\n", *PACKAGES
     )
     rows = [row.split() for row in installed.splitlines()]
-    units = _output(
-        "systemctl",
-        "show",
-        "--property=Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload",
-        *UNITS,
+    shown = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths"
+    units = parse_units(
+        _output("systemctl", "show", f"--property={shown},ExecMainStartTimestampMonotonic", *UNITS)
     )
     return {
         "distribution": f"{os_release.get('ID', '?')}-{os_release.get('VERSION_CODENAME', '?')}",
@@ -256,8 +296,8 @@ def facts() -> dict[str, Any]:
         "mirror": _mirror(),
         "suites": _suites(),
         "packages": {r[0]: r[2] for r in rows if len(r) == 3 and r[1] == "installed"},
-        "units": parse_units(units),
-        "running": running(parse_units(units)),
+        "units": units,
+        "running": running(units, _written(units)),
         "accounts": [name for name in ACCOUNTS if _exists(name)],
         "files": {path: _read(path) for path in FILES},
         "has_signed": any(pathlib.Path(path).exists() for path in EVIDENCE),

@@ -82,10 +82,17 @@ def test_units_that_do_not_exist_are_left_out() -> None:
         ({"ActiveState": "failed"}, []),
         ({"UnitFileState": "disabled"}, []),
         ({"NeedDaemonReload": "yes"}, []),
+        # Started before its configuration was written: a run ended before it came to its restarts.
+        ({"ExecMainStartTimestampMonotonic": "4999999"}, []),
     ],
 )
 def test_a_unit_is_left_alone_only_if_nothing_is_wrong(
     change: dict[str, str], expected: list[str]
 ) -> None:
-    good = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
-    assert running({"x": {**good, **change}}) == expected
+    good = {
+        "ActiveState": "active",
+        "UnitFileState": "enabled",
+        "NeedDaemonReload": "no",
+        "ExecMainStartTimestampMonotonic": "5000001",
+    }
+    assert running({"x": {**good, **change}}, {"x": 5.0}) == expected
