@@ -100,6 +100,16 @@ def test_debians_grpc_reads_our_stubs(log1: Host) -> None:
 
 
 @each_unit
+def test_it_stops_in_good_order_without_the_sleep_at_its_end(log1: Host, unit: str) -> None:
+    start = time.monotonic()
+    log1.check_output(f"systemctl stop {unit}")
+    assert time.monotonic() - start < 3
+    assert log1.run(f"systemctl is-failed {unit}").stdout.strip() == "inactive"
+    log1.check_output(f"systemctl start {unit}")
+    eventually(lambda: healthy(log1, unit), seconds=10, what=f"{unit} healthy")
+
+
+@each_unit
 def test_killed_it_comes_back(log1: Host, unit: str) -> None:
     killed = main_pid(log1, unit)
     log1.check_output("kill -9 %s", killed)
