@@ -57,10 +57,11 @@ def test_every_log_machine_says_its_part_and_address() -> None:
     )
 
 
-def test_addresses_are_unique_and_alike_in_both_families() -> None:
+def test_addresses_are_unique_and_alike_in_all_families() -> None:
     network = Network(255)
     assert network.address(21) == "10.33.255.21"
     assert network.address6(21) == "fd33:0:0:ff::21"
+    assert network.mac(21) == "02:00:0a:21:ff:15"  # 02: locally administered, unicast
     assert len({machine.index for machine in spec.MACHINES}) == len(spec.MACHINES)
     assert len(network.device) <= 15  # IFNAMSIZ
 

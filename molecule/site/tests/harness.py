@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -86,14 +84,6 @@ class Site:
         self.sound = False
         for name in names:
             self.lab.kill(name)
-        # A container comes back with another MAC address, unlike a machine: without this, its
-        # neighbours go on calling the old one for up to a minute.
-        record = self.lab.record()
-        assert record is not None
-        root = [] if os.geteuid() == 0 else ["sudo"]
-        subprocess.run([*root, "ip", "neigh", "flush", "dev", record.network.device], check=True)
-        for name in self.machines.keys() - set(names):
-            self.ask(name, "ip neigh flush dev eth0")
 
     @cached_property
     def node_key(self) -> PublicKey:

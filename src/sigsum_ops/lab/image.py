@@ -42,6 +42,8 @@ _INIT_SCRIPT = """\
 set -e
 # LoadCredential= needs mounts that propagate.
 mount --make-rshared /
+# podman hides the journal's directory; a machine's journal outlives its boots.
+umount /var/log/journal
 # Kernel settings other than the network's are the host's: a lab must not change them.
 mount --bind /proc/sys /proc/sys
 mount --bind /proc/sys/net /proc/sys/net

@@ -424,6 +424,7 @@ class Lab:
                 f"--network={network.device}",
                 f"--ip={network.address(machine.index)}",
                 f"--ip6={network.address6(machine.index)}",
+                f"--mac-address={network.mac(machine.index)}",
                 # /etc/hosts and resolv.conf are ordinary files of the machine, as on a real one.
                 *("--no-hosts", "--dns=none", "--privileged", "--pids-limit=-1"),
                 # systemd's reboot ends the container with a failure status, and so comes back.

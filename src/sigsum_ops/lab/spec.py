@@ -65,6 +65,10 @@ class Network:
         # The decimal digits of the index, so that .11 and ::11 are recognisably one machine.
         return str(self.v6[int(str(index), 16)])
 
+    def mac(self, index: int) -> str:
+        """A machine's locally administered MAC address: the same after a power cut."""
+        return "02:00:" + ":".join(f"{byte:02x}" for byte in self.v4[index].packed)
+
 
 def check_name(name: str) -> str:
     """Return ``name`` if a lab can be called that; raise UsageError otherwise."""
