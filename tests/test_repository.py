@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 import sigsum_ops
 
@@ -76,6 +78,15 @@ def _ansible() -> list[Path]:
         if path.suffix == ".yml"
         and path.relative_to(ROOT).parts[0] in {"roles", "playbooks", "molecule", ".config"}
     ]
+
+
+@pytest.mark.parametrize("above", [ROOT, ROOT / "collections/ansible_collections/sigsum_ops/site"])
+def test_the_built_packages_are_found_by_path_and_by_the_collections_name(above: Path) -> None:
+    """``ansible-playbook sigsum_ops.site.site`` sees the repository through links."""
+    role = above / "roles/controller_package"
+    default = yaml.safe_load((role / "defaults/main.yml").read_text())["controller_package_dir"]
+    templar = Templar(loader=DataLoader(), variables={"role_path": str(role)})
+    assert templar.template(trust_as_template(default)) == f"{ROOT}/dist/packages"
 
 
 def test_no_registry_or_mirror_is_named() -> None:
