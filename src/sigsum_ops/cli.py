@@ -267,20 +267,37 @@ def bench(
     window: Annotated[float, typer.Option(help="Seconds of load to measure, at least.")] = 60.0,
     proofs: Annotated[int, typer.Option(help="Submissions that are timed to their proof.")] = 20,
     seed: Annotated[str | None, typer.Option(help="Makes the leaves.  [default: random]")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE=VALUE",
+            help="Compare ours not with upstream's, but with ours where this is changed.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare the settings of upstream's collection with ours, on a lab, alternating.
 
     Takes about 10 minutes a round. The lab must have been converged; it is left with our settings.
-    Example: sigsum-ops bench --out docs/measurements/bench.json
+    Examples: sigsum-ops bench --out docs/measurements/bench.json
+    sigsum-ops bench --change trillian_sequencer_interval=50ms --proofs 1
     """
     import secrets
 
-    from sigsum_ops.log.bench import Plan, execute, lines
+    from sigsum_ops.log.bench import Plan, execute, lines, parse_changes
 
+    plan = Plan(
+        seed or secrets.token_hex(8),
+        rounds,
+        clients,
+        warmup,
+        window,
+        proofs,
+        parse_changes(change or []),
+    )
     result = execute(
-        Plan(seed or secrets.token_hex(8), rounds, clients, warmup, window, proofs),
+        plan,
         inventory=inventory,
         out=out,
         tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ async def test_the_faster_settings_win_by_what_they_are_faster(start_log: StartL
         log.pause = 0.12 if side == "upstream" else 0.03
 
     target = Target(log.url, log.key)
-    result = bench.compare(await bench.measure_all(target, PLAN, switch, lambda _text: None))
+    samples = await bench.measure_all(target, PLAN, switch, lambda _text: None)
+    result = bench.compare(samples, PLAN.sides)
     assert switched == [("upstream", 0), ("ours", 0), ("upstream", 1), ("ours", 1)]
     # Four times, but for what the machine that runs the test takes of both.
     assert 2 < result["ratio"]["accepted_per_s"] < 4.5
@@ -112,6 +114,38 @@ async def test_a_log_that_does_not_come_up_is_said(monkeypatch: pytest.MonkeyPat
     async with LogClient("http://127.0.0.1:1") as client:
         with pytest.raises(OpsError, match="127"):
             await bench.until_it_answers(Heads(client, PublicKey(bytes(32))))
+
+
+def test_a_changed_setting_is_converged_and_taken_back_on_a_lab_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[object] = []
+
+    async def measure_all(
+        _target: Target, plan: Plan, switch: bench.Switch, _tell: object
+    ) -> list[Sample]:
+        for side in plan.sides:
+            switch(side, 0)
+        return [sample(side, 1, 1, [1.0]) for side in plan.sides]
+
+    monkeypatch.setattr(
+        bench, "log_of_inventory", lambda _i: Target("http://x", PublicKey(b"k" * 32))
+    )
+    monkeypatch.setattr(bench, "put_in_force", lambda side, _at, _i: done.append(side))
+    monkeypatch.setattr(bench, "converge", lambda changes, _i: done.append(dict(changes)))
+    monkeypatch.setattr(bench, "measure_all", measure_all)
+    plan = Plan(seed="x", changes=bench.parse_changes(["trillian_quota_system=mysql"]))
+    result = bench.execute(plan)
+    # The first refuses what is no lab.
+    assert done[0] == "ours"
+    assert done[1:] == [{"trillian_quota_system": "mysql"}, "changed", {}, "ours", {}, "ours"]
+    assert "changed" in next(bench.lines(result))
+
+
+@pytest.mark.parametrize("words", [["x"], ["=1"], ["a b=1"], ["x=1", "x=2"]])
+def test_a_change_that_is_none_is_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="VARIABLE=VALUE"):
+        bench.parse_changes(words)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -179,7 +213,7 @@ def test_medians_over_the_rounds_are_compared() -> None:
         sample("upstream", 400.0, 300.0, [35.0]),
         sample("ours", 240.0, 450.0, [7.0]),
     ]
-    result = bench.compare(samples)
+    result = bench.compare(samples, PLAN.sides)
     assert result["upstream"] == {
         "replicated_per_s": 100.0,
         "accepted_per_s": 300.0,
@@ -191,8 +225,15 @@ def test_medians_over_the_rounds_are_compared() -> None:
     assert [line.split()[-2] for line in bench.lines(result)][1:] == ["3.0", "1.5", "5.0"]
 
 
+def test_columns_do_not_run_into_each_other() -> None:
+    samples = [sample("upstream", 166.85, 1166.85, [131.17]), sample("ours", 3003.95, 13364, [6])]
+    for line in list(bench.lines(bench.compare(samples, PLAN.sides)))[1:]:
+        assert re.search(r" [0-9.]+ +[0-9.]+ +[0-9.]+ times$", line), line
+
+
 def test_nothing_compared_with_nothing_is_no_ratio() -> None:
-    result = bench.compare([sample("upstream", 0, 0, [1.0]), sample("ours", 1, 1, [1.0])])
+    samples = [sample("upstream", 0, 0, [1.0]), sample("ours", 1, 1, [1.0])]
+    result = bench.compare(samples, PLAN.sides)
     assert result["ratio"]["replicated_per_s"] is None
     assert any(line.endswith(" -") for line in bench.lines(result))
 

@@ -1,6 +1,7 @@
 """``sigsum-ops bench``: the settings of upstream's Ansible collection and ours, on one lab.
 
-In each round, first upstream's settings are put in force, then ours, and under each is measured:
+Or, with ``--change``, ours with some of them changed, and ours. In each round, first the other
+side's settings are put in force, then ours, and under each is measured:
 
 - the time from a submission to its verified proof, for a few submitters that poll as sigsum-submit
   does on an otherwise idle log;
@@ -22,7 +23,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ from sigsum_ops.log.target import Target, log_of_inventory
 from sigsum_ops.site import ansible
 
 PLAYBOOK = "sigsum_ops.site.bench_upstream"
-SIDES = ("upstream", "ours")
+CONVERGE = "sigsum_ops.site.site"
 _UPSTREAM_INTERVAL = 30.0  # seconds, of the primary and of the secondary
 # No step for so long is no publishing at all. Under load, steps were never more than two of the
 # longest intervals apart.
@@ -64,7 +65,8 @@ _SAMPLE = 100  # accepted leaves that are proven afterwards
 class Plan:
     """How long and how hard to measure; times in seconds.
 
-    ``proofs`` submissions are timed, see ``starts``.
+    ``proofs`` submissions are timed, see ``starts``. With ``changes``, variables of roles and their
+    values, ours is not compared with upstream's, but with ours changed.
     """
 
     seed: str
@@ -73,11 +75,17 @@ class Plan:
     warmup: float = 35.0
     window: float = 60.0
     proofs: int = 20
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What is compared."""
+        return ("changed" if self.changes else "upstream", "ours")
 
     def check(self) -> None:
         """Refuse what cannot be measured."""
-        for name, number in asdict(self).items():
-            if name != "seed" and not 0 < number < 10_000:
+        for name in ("rounds", "clients", "warmup", "window", "proofs"):
+            if not 0 < (number := getattr(self, name)) < 10_000:
                 raise UsageError(f"--{name} {number}: allowed is a number above 0 and below 10000")
 
 
@@ -130,8 +138,13 @@ def execute(
     target = log_of_inventory(inventory)
 
     def switch(side: str, round_: int) -> None:
+        if plan.changes:
+            converge(plan.changes if side == "changed" else {}, inventory)
         put_in_force(side, offset(round_, plan.rounds), inventory)
 
+    if plan.changes:
+        tell("making sure that this is a lab")
+        put_in_force("ours", 0, inventory)
     began, load_average = datetime.now(UTC), os.getloadavg()
     try:
         samples = asyncio.run(measure_all(target, plan, switch, tell))
@@ -139,7 +152,7 @@ def execute(
         tell("putting our settings back")
         switch("ours", 0)
     result = {
-        **compare(samples),
+        **compare(samples, plan.sides),
         "began": began.isoformat(timespec="seconds"),
         "cpus": os.cpu_count(),
         "load_average_before": [round(load, 2) for load in load_average],
@@ -168,13 +181,46 @@ def put_in_force(side: str, offset_s: float, inventory: Path | None) -> None:
     variables = {"bench_state": "present" if side == "upstream" else "absent"}
     if side == "upstream":
         variables["bench_offset_s"] = str(round(offset_s))
-    done = ansible.run(
-        "ansible-playbook", "--extra-vars", json.dumps(variables), PLAYBOOK, inventory=inventory
+    _play(
+        PLAYBOOK,
+        variables,
+        inventory,
+        hint="playbooks/bench_upstream.yml with -e bench_state=absent removes what it left.",
     )
+
+
+def converge(changes: Mapping[str, str], inventory: Path | None) -> None:
+    """Converge the site with some settings changed; what changed is restarted by its role.
+
+    Raises:
+        OpsError: it failed. A setting that the roles do not know, or of a wrong form, is refused by
+            the inventory's check, before any change.
+    """
+    _play(CONVERGE, changes, inventory, hint="playbooks/site.yml puts the inventory's back.")
+
+
+def parse_changes(words: Iterable[str]) -> dict[str, str]:
+    """``VARIABLE=VALUE``, as often as wanted; the role's own specification judges the values."""
+    changes = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier() or name in changes:
+            raise UsageError(
+                f"--change {word}: allowed is VARIABLE=VALUE, each variable once",
+                hint="The variables are in roles/*/README.md.",
+            )
+        changes[name] = value
+    return changes
+
+
+def _play(
+    playbook: str, variables: Mapping[str, str], inventory: Path | None, *, hint: str
+) -> None:
+    arguments = ("--extra-vars", json.dumps(variables), playbook)
+    done = ansible.run("ansible-playbook", *arguments, inventory=inventory)
     if done.returncode != 0:
         raise OpsError(
-            f"{side} settings could not be put in force:\n{(done.stderr + done.stdout)[-2000:]}",
-            hint="playbooks/bench_upstream.yml with -e bench_state=absent removes what it left.",
+            f"settings could not be put in force:\n{(done.stderr + done.stdout)[-2000:]}", hint=hint
         )
 
 
@@ -182,7 +228,7 @@ async def measure_all(target: Target, plan: Plan, switch: Switch, tell: Tell) ->
     """Every side in every round, one after the other."""
     samples = []
     for round_ in range(plan.rounds):
-        for side in SIDES:
+        for side in plan.sides:
             name = f"round {round_ + 1} of {plan.rounds}, {side}"
             tell(f"{name}: restarting with its settings")
             leaves = (plan.warmup + plan.window + 2 * _UPSTREAM_INTERVAL) * LEAVES_PER_SECOND
@@ -361,17 +407,17 @@ async def _prove(client: LogClient, size: int, root: bytes, leaf: Prepared) -> N
     merkle.verify_inclusion(leaf.leaf_hash, proof.index, size, root, proof.path)
 
 
-def compare(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Medians of each side over its rounds, and how many times better ours is."""
+def compare(samples: Sequence[Sample], sides: Sequence[str]) -> dict[str, Any]:
+    """Medians of each side over its rounds, and how many times better the last one, ours, is."""
     result: dict[str, Any] = {}
-    for side in SIDES:
+    for side in sides:
         runs = [sample for sample in samples if sample.side == side]
         result[side] = {
             "replicated_per_s": _median(run.replicated_per_s for run in runs),
             "accepted_per_s": _median(run.accepted_per_s for run in runs),
             "proof_p50_s": _median(seconds for run in runs for seconds in run.proof_s),
         }
-    theirs, ours = (result[side] for side in SIDES)
+    theirs, ours = (result[side] for side in sides)
     result["ratio"] = {
         "replicated_per_s": _ratio(ours["replicated_per_s"], theirs["replicated_per_s"]),
         "accepted_per_s": _ratio(ours["accepted_per_s"], theirs["accepted_per_s"]),
@@ -383,14 +429,15 @@ def compare(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The comparison for a person."""
-    yield f"{'':22}{'upstream':>10}{'ours':>10}{'better':>10}"
+    sides = [side for side in ("upstream", "changed", "ours") if side in result]
+    yield f"{'':22}{sides[0]:>10}{sides[1]:>10}{'better':>14}"
     for name, title in (
         ("replicated_per_s", "replicated, leaves/s"),
         ("accepted_per_s", "accepted, leaves/s"),
         ("proof_p50_s", "proof after, s"),
     ):
-        theirs, ours, ratio = (result[side][name] for side in (*SIDES, "ratio"))
-        yield f"{title:22}{theirs:>10}{ours:>10}{'-' if ratio is None else f'{ratio} times':>10}"
+        theirs, ours, ratio = (result[side][name] for side in (*sides, "ratio"))
+        yield f"{title:22}{theirs:>10}{ours:>10}{'-' if ratio is None else f'{ratio} times':>14}"
 
 
 def _median(values: Iterable[float]) -> float:
