@@ -60,7 +60,7 @@ lock: venv ## Pin the newest allowed dependencies, with hashes
 	echo uv | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate - --output-file requirements-uv.lock
 
-bench: venv ## Measure upstream's settings and ours side by side on the lab (20 minutes)
+bench: venv ## Measure upstream's settings and ours side by side on the lab (16 minutes)
 	$(BIN)/sigsum-ops bench
 
 clean: ## Remove what was built; the lab stays (sigsum-ops lab down)
