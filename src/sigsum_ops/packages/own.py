@@ -10,7 +10,7 @@ from sigsum_ops.packages.recipe import Recipe
 
 NAME = "sigsum-ops"
 # Rooms that only a controller needs.
-LEFT_OUT = frozenset({"lab", "packages", "__pycache__"})
+LEFT_OUT = ("lab", "packages")
 DESTINATION = "/usr/lib/python3/dist-packages/sigsum_ops"
 
 # Debian's names for the dependencies in pyproject.toml; a test keeps the two together.
@@ -21,6 +21,7 @@ DEPENDS = {
     "cryptography": "python3-cryptography",
     "grpcio": "python3-grpcio",
     "protobuf": "python3-protobuf",
+    "yubihsm": "python3-yubihsm",
 }
 RECOMMENDS = {"aiohttp": "python3-aiohttp", "jinja2": "python3-jinja2"}
 
@@ -84,7 +85,7 @@ def _contents(source: Path) -> deb.Contents:
 
 def _belongs(relative: Path) -> bool:
     """Whether a file is source: not a controller's room, byte code, or an editor's leftover."""
-    return relative.parts[0] not in LEFT_OUT and not any(
+    return not any(relative.is_relative_to(room) for room in LEFT_OUT) and not any(
         part.startswith(".") or part == "__pycache__" or part.endswith(("~", ".pyc"))
         for part in relative.parts
     )
