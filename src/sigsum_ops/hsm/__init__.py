@@ -1,0 +1,1 @@
+"""YubiHSM 2: object plan, ceremony, rehearsal device and signing oracle."""
