@@ -18,6 +18,8 @@ from rich.console import Console
 
 from sigsum_ops import __version__
 from sigsum_ops.errors import OpsError
+from sigsum_ops.hsm.cli import app as hsm_app
+from sigsum_ops.hsm.oracle.cli import app as oracle_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,10 +48,12 @@ def _root(
 
 inventory_app = typer.Typer(no_args_is_help=True, help="Check what an inventory says.")
 app.add_typer(inventory_app, name="inventory")
+app.add_typer(hsm_app, name="hsm")
+app.add_typer(oracle_app, name="oracle")
 # Only a controller has these rooms: the hosts' package leaves them out (packages/own.py).
-for room in ("lab", "packages"):
-    if find_spec(f"sigsum_ops.{room}"):
-        app.add_typer(import_module(f"sigsum_ops.{room}.cli").app, name=room)
+for name, room in (("lab", "lab"), ("packages", "packages"), ("ceremony", "hsm.ceremony")):
+    if find_spec(f"sigsum_ops.{room}") and find_spec(f"sigsum_ops.{room}.cli"):
+        app.add_typer(import_module(f"sigsum_ops.{room}.cli").app, name=name)
 
 
 @inventory_app.command("check")
@@ -279,7 +283,7 @@ def bench(
 ) -> None:
     """Compare the settings of upstream's collection with ours, on a lab, alternating.
 
-    Takes about 10 minutes a round. The lab must have been converged; it is left with our settings.
+    Takes about 8 minutes a round. The lab must have been converged; it is left with our settings.
     Examples: sigsum-ops bench --out docs/measurements/bench.json
     sigsum-ops bench --change trillian_sequencer_interval=50ms --proofs 1
     """

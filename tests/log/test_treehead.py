@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigsum_ops.errors import UsageError
@@ -12,8 +12,12 @@ from sigsum_ops.log.keys import BadSignature, PublicKey, public_key_of
 from sigsum_ops.log.treehead import (
     EMPTY_TREE_HEAD,
     MAX_NUMBER,
+    CosignatureMessage,
     SignedTreeHead,
     TreeHead,
+    log_origin,
+    parse_checkpoint,
+    parse_cosignature_message,
     parse_cosigned_tree_head,
     parse_signed_tree_head,
 )
@@ -159,3 +163,110 @@ def test_an_sth_file_has_no_cosignatures() -> None:
 def test_garbage_is_refused_not_crashed_on(data: bytes) -> None:
     with pytest.raises(UsageError):
         parse_cosigned_tree_head(data)
+
+
+# What is signed
+
+BODY = TreeHead(5, ROOT).checkpoint(KEY)
+MESSAGE = b"cosignature/v1\ntime 1700000000\n" + BODY
+
+
+@settings(deadline=None)
+@given(size=st.integers(0, MAX_NUMBER), root=st.binary(min_size=32, max_size=32))
+def test_a_checkpoint_body_is_parsed_back(size: int, root: bytes) -> None:
+    head = TreeHead(size, root)
+    assert parse_checkpoint(head.checkpoint(KEY), KEY) == head
+
+
+def test_another_logs_checkpoint_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"line 1: .* is not an origin to sign for"):
+        parse_checkpoint(BODY, LOG_GO_KEY)
+
+
+BAD_BODIES = [
+    (b"", "ends where the origin"),
+    (BODY[:-1], "line 3: does not end"),
+    (BODY + b"\n", "line 4: '' where nothing may follow"),
+    (BODY + b"an extension\n", "line 4: 'an extension'"),
+    (BODY + b"x", "line 4: does not end"),
+    (BODY + "\n\u2014 signature\n".encode(), "line 4"),
+    (b"\n" + BODY, "line 1: ''"),
+    (BODY.replace(b"sigsum", b"Sigsum"), "line 1"),
+    (BODY.replace(b"/tree/", b"/"), "line 1"),
+    (BODY.replace(b"\n5", b" \n5"), "line 1"),
+    (BODY.replace(b"\n5", b"\r\n5"), "line 1"),
+    (BODY.replace(b"\n5", b""), "line 2"),
+    (BODY.replace(b"\n5\n", b"\n05\n"), "line 2: '05'"),
+    (BODY.replace(b"\n5\n", b"\n-5\n"), "line 2"),
+    (BODY.replace(b"\n5\n", b"\n+5\n"), "line 2"),
+    (BODY.replace(b"\n5\n", b"\n 5\n"), "line 2"),
+    (BODY.replace(b"\n5\n", b"\n5\0\n"), "line 2"),
+    (BODY.replace(b"\n5\n", b"\n\n"), "line 2"),
+    (BODY.replace(b"\n5\n", b"\n9223372036854775808\n"), "line 2"),
+    (BODY.replace(b"8=", b"9="), "line 3"),  # the same hash to a lenient decoder
+    (BODY.replace(b"8=", b"8"), "line 3"),
+    (BODY.replace(b"AAEC", b"AAE C"), "line 3"),
+    (BODY.replace(b"AAEC", b""), "line 3"),
+    (BODY.replace(b"AAEC", b"AAECAAEC"), "line 3"),
+    (BODY.replace(b"AAEC", b"_-EC"), "line 3"),
+    (BODY.replace(b"AAEC", b"\xc3\xa4EC"), "line 3: not ASCII"),
+    (MESSAGE, "line 1: 'cosignature/v1'"),
+    (b"SSHSIG\0\0\0\4file", "line 1"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), BAD_BODIES)
+def test_what_is_no_checkpoint_body_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        parse_checkpoint(data, KEY)
+    assert message in refusal.value.message
+
+
+@settings(deadline=None)
+@given(st.integers(0, len(BODY) - 1), st.binary(max_size=2))
+def test_no_other_bytes_mean_the_same_checkpoint(at: int, other: bytes) -> None:
+    """What is parsed is what is signed: there is one form for each tree head."""
+    data = BODY[:at] + other + BODY[at + 1 :]
+    try:
+        head = parse_checkpoint(data, KEY)
+    except UsageError:
+        return
+    assert head.checkpoint(KEY) == data
+
+
+@settings(deadline=None)
+@given(time=st.integers(0, MAX_NUMBER), size=st.integers(0, MAX_NUMBER))
+def test_a_cosignature_message_is_parsed(time: int, size: int) -> None:
+    """tlog-cosignature, section Ed25519 signed message."""
+    head = TreeHead(size, ROOT)
+    for origin in (log_origin(KEY), "example.com/behind-the-sofa"):
+        body = head.checkpoint(KEY).replace(log_origin(KEY).encode(), origin.encode())
+        data = b"cosignature/v1\ntime %d\n" % time + body
+        assert parse_cosignature_message(data, [origin, "b"]) == CosignatureMessage(
+            origin, time, head
+        )
+        with pytest.raises(UsageError, match=r"line 3: .* is not an origin"):
+            parse_cosignature_message(data, ["b"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "ends where the header"),
+        (b"cosignature/v1\n", "ends where the time"),
+        (BODY, "line 1"),
+        (MESSAGE[:-1], "line 5: does not end"),
+        (MESSAGE + b"x\n", "line 6"),
+        (MESSAGE.replace(b"/v1\n", b"/v2\n"), "line 1"),
+        (MESSAGE.replace(b"time ", b"time"), "line 2"),
+        (MESSAGE.replace(b"time ", b"Time "), "line 2"),
+        (MESSAGE.replace(b"time ", b"time  "), "line 2"),
+        (MESSAGE.replace(b"time 1", b"time 01"), "line 2"),
+        (MESSAGE.replace(b"time 1", b"time -1"), "line 2"),
+        (MESSAGE.replace(b"\n5\n", b"\n05\n"), "line 4"),
+    ],
+)
+def test_what_is_no_cosignature_message_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        parse_cosignature_message(data, {log_origin(KEY)})
+    assert message in refusal.value.message

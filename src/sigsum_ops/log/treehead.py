@@ -1,14 +1,15 @@
-"""Tree heads as a Sigsum log writes and signs them (log.md, checkpoint.md).
+"""Tree heads as a Sigsum log writes and signs them (log.md, C2SP's tlog-checkpoint).
 
-The parsers take exactly what log-go writes: lines of ``key=value`` in their order, each ended by
-one newline, numbers in decimal without a leading zero, bytes in lower-case hexadecimal.
+The parsers take exactly what log-go writes: lines in their order, each ended by one newline,
+numbers in decimal without a leading zero. In its files and answers a line is ``key=value``, bytes
+are in lower-case hexadecimal; in what is signed they are in canonical base64.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from sigsum_ops.errors import UsageError
@@ -16,6 +17,7 @@ from sigsum_ops.log.keys import SIGNATURE_SIZE, PublicKey
 from sigsum_ops.log.merkle import EMPTY_ROOT, HASH_SIZE
 
 ORIGIN_PREFIX = "sigsum.org/v1/tree/"
+COSIGNATURE_HEADER = "cosignature/v1"
 MAX_NUMBER = 2**63 - 1  # Sigsum's integers are signed 64-bit numbers that are not negative
 
 
@@ -32,7 +34,7 @@ class TreeHead:
     def checkpoint(self, log_key: PublicKey) -> bytes:
         """The checkpoint body: the very bytes that the log with this key signs."""
         root = base64.b64encode(self.root).decode()
-        return f"{ORIGIN_PREFIX}{log_key.hash}\n{self.size}\n{root}\n".encode()
+        return f"{log_origin(log_key)}\n{self.size}\n{root}\n".encode()
 
 
 EMPTY_TREE_HEAD = TreeHead(0, EMPTY_ROOT)
@@ -67,11 +69,54 @@ class Cosignature:
 
 
 @dataclass(frozen=True)
+class CosignatureMessage:
+    """What a witness signs: that at this time (Unix seconds) this was the log's largest head."""
+
+    origin: str
+    timestamp: int
+    head: TreeHead
+
+
+@dataclass(frozen=True)
 class CosignedTreeHead:
     """What get-tree-head answers; cosignatures in the order of the answer."""
 
     signed: SignedTreeHead
     cosignatures: tuple[Cosignature, ...]
+
+
+def log_origin(log_key: PublicKey) -> str:
+    """The first line of what the log with this key signs."""
+    return f"{ORIGIN_PREFIX}{log_key.hash}"
+
+
+def parse_checkpoint(data: bytes, log_key: PublicKey) -> TreeHead:
+    """Parse a checkpoint body of the log with this key: the inverse of ``TreeHead.checkpoint``.
+
+    No extension lines: a Sigsum log has none.
+
+    Raises:
+        UsageError: it is another log's, or not a checkpoint body; with the number of the line.
+    """
+    return _checkpoint(_lines(data), {log_origin(log_key)})[1]
+
+
+def parse_cosignature_message(data: bytes, origins: Collection[str]) -> CosignatureMessage:
+    """Parse what a witness signs for a log of these origins (tlog-cosignature, Ed25519).
+
+    Raises:
+        UsageError: another origin's, or not such a message; with the number of the line.
+    """
+    lines = _lines(data)
+    number, line = _next(lines, "the header")
+    if line != COSIGNATURE_HEADER:
+        raise UsageError(f"line {number}: {line[:60]!r} where {COSIGNATURE_HEADER} is expected")
+    number, line = _next(lines, "the time")
+    if not line.startswith("time "):
+        raise UsageError(f"line {number}: {line[:60]!r} where the time is expected")
+    timestamp = _number(number, line.removeprefix("time "))
+    origin, head = _checkpoint(lines, origins)
+    return CosignatureMessage(origin, timestamp, head)
 
 
 def parse_signed_tree_head(data: bytes) -> SignedTreeHead:
@@ -115,6 +160,20 @@ def parse_cosigned_tree_head(data: bytes) -> CosignedTreeHead:
     )
 
 
+def _checkpoint(lines: Iterator[tuple[int, str]], origins: Collection[str]) -> tuple[str, TreeHead]:
+    """The three lines of a checkpoint body, one of these origins and nothing after it."""
+    number, origin = _next(lines, "the origin")
+    if origin not in origins:
+        raise UsageError(f"line {number}: {origin[:100]!r} is not an origin to sign for")
+    number, line = _next(lines, "the size")
+    size = _number(number, line)
+    number, line = _next(lines, "the root hash")
+    root = _base64(number, line)
+    for number, line in lines:
+        raise UsageError(f"line {number}: {line[:60]!r} where nothing may follow the root hash")
+    return origin, TreeHead(size, root)
+
+
 def _lines(data: bytes) -> Iterator[tuple[int, str]]:
     """Numbered lines, from 1; the last must be ended too."""
     *ended, rest = data.split(b"\n")
@@ -128,10 +187,15 @@ def _lines(data: bytes) -> Iterator[tuple[int, str]]:
 
 
 def _value(lines: Iterator[tuple[int, str]], key: str) -> tuple[int, str]:
+    number, line = _next(lines, f"{key}=")
+    return number, _cut(number, line, key)
+
+
+def _next(lines: Iterator[tuple[int, str]], expected: str) -> tuple[int, str]:
     number, line = next(lines, (0, ""))
     if not number:
-        raise UsageError(f"ends where {key}= is expected")
-    return number, _cut(number, line, key)
+        raise UsageError(f"ends where {expected} is expected")
+    return number, line
 
 
 def _cut(number: int, line: str, key: str) -> str:
@@ -156,3 +220,14 @@ def _bytes(line: int, text: str, size: int) -> bytes:
             f"line {line}: {text[:20]!r}… is not {2 * size} lower-case hexadecimal digits"
         )
     return bytes.fromhex(text)
+
+
+def _base64(line: int, text: str) -> bytes:
+    """A hash in base64 as encoders write it: padded, and no bits beyond the last byte."""
+    try:
+        value = base64.b64decode(text, validate=True)
+    except ValueError:
+        value = b""
+    if len(value) != HASH_SIZE or base64.b64encode(value).decode() != text:
+        raise UsageError(f"line {line}: {text[:60]!r} is not {HASH_SIZE} bytes in base64")
+    return value

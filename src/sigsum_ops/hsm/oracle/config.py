@@ -1,0 +1,225 @@
+"""The oracle's configuration: one TOML file in which nothing is unknown and nothing is guessed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from sigsum_ops.errors import UsageError
+from sigsum_ops.log.keys import PublicKey
+
+T = TypeVar("T")
+
+DEFAULT_PATH = Path("/etc/sigsum/oracle.toml")
+SOCKET = Path("/run/sigsum-oracle/agent.sock")
+STATE_DIRECTORY = Path("/var/lib/sigsum-oracle")
+
+
+@dataclass(frozen=True)
+class LogRole:
+    """Signs the tree heads of the log whose key it is."""
+
+    trillian: str  # host:port of the machine's own Trillian log server
+    tree_id_file: Path  # log-go's; read whenever a proof is needed
+
+
+@dataclass(frozen=True)
+class WitnessRole:
+    """Cosigns the tree heads of logs with these origins."""
+
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HsmKey:
+    """A key in a YubiHSM 2."""
+
+    connector: str
+    authentication_key: int
+    signing_key: int
+    passphrase_credential: str  # a systemd credential's name
+    rehearsal_device: bool
+
+
+@dataclass(frozen=True)
+class SoftwareKey:
+    """A key in a file, in a lab."""
+
+    file: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of it."""
+
+    public_key: PublicKey
+    role: LogRole | WitnessRole
+    key: HsmKey | SoftwareKey
+    socket: Path
+    socket_group: str | None
+    state_directory: Path
+    metrics_file: Path
+    signatures_per_minute: int | None
+
+    @property
+    def journal(self) -> Path:
+        """The journal of what was signed."""
+        return self.state_directory / "journal"
+
+    @property
+    def latch(self) -> Path:
+        """The latch."""
+        return self.state_directory / "latch"
+
+
+def load(path: Path) -> Settings:
+    """Read and check the file; contacts nothing and looks at no other file.
+
+    Raises:
+        UsageError: naming the setting, its value and what is allowed.
+    """
+    try:
+        return parse(tomllib.loads(path.read_bytes().decode()))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def parse(values: dict[str, Any]) -> Settings:
+    """Check the values of the file."""
+    top = _Table(values)
+    role = top.either("log", "witness")
+    key = top.either("hsm", "software_key")
+    state_directory = top.path("state_directory", STATE_DIRECTORY)
+    settings = Settings(
+        public_key=PublicKey.parse(top.text("public_key")),
+        role=_log(role) if role.name == "log" else _witness(role),
+        key=_hsm(key) if key.name == "hsm" else _software_key(key),
+        socket=top.path("socket", SOCKET),
+        socket_group=top.text("socket_group", None),
+        state_directory=state_directory,
+        metrics_file=top.path("metrics_file", state_directory / "oracle.prom"),
+        signatures_per_minute=top.number("signatures_per_minute", 1, 100_000, None),
+    )
+    top.done()
+    return settings
+
+
+def _log(table: _Table) -> LogRole:
+    trillian = table.text("trillian")
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", trillian):
+        raise table.wrong("trillian", trillian, "HOST:PORT, such as 127.0.0.1:8090")
+    role = LogRole(trillian, table.path("tree_id_file"))
+    table.done()
+    return role
+
+
+def _witness(table: _Table) -> WitnessRole:
+    origins = table.take("origins", list)
+    for origin in origins:
+        if not isinstance(origin, str) or not re.fullmatch(r"[!-*,-~]+", origin):
+            raise table.wrong("origins", origin, "origin lines: ASCII without spaces and plus")
+    if not origins or len(set(origins)) != len(origins):
+        raise table.wrong("origins", origins, "at least one origin, each once")
+    table.done()
+    return WitnessRole(tuple(origins))
+
+
+def _hsm(table: _Table) -> HsmKey:
+    connector = table.text("connector", "http://127.0.0.1:12345")
+    try:
+        parts = urlsplit(connector)
+        good = parts.scheme == "http" and parts.hostname and parts.port
+        good = good and not (parts.query or parts.fragment or parts.username)
+    except ValueError:
+        good = False
+    if not good:
+        raise table.wrong("connector", connector, "http://HOST:PORT")
+    credential = table.text("passphrase_credential")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", credential) or credential.startswith("."):
+        raise table.wrong("passphrase_credential", credential, "the name of a systemd credential")
+    key = HsmKey(
+        connector=connector,
+        authentication_key=table.number("authentication_key", 1, 0xFFFE),
+        signing_key=table.number("signing_key", 1, 0xFFFE),
+        passphrase_credential=credential,
+        rehearsal_device=table.take("rehearsal_device", bool, False),
+    )
+    table.done()
+    return key
+
+
+def _software_key(table: _Table) -> SoftwareKey:
+    key = SoftwareKey(table.path("file"))
+    if not table.take("lab_only", bool, False):
+        raise UsageError(
+            "[software_key] without lab_only = true: a production log signs with an HSM",
+            hint="Say lab_only = true in a lab; elsewhere replace the table by [hsm].",
+        )
+    table.done()
+    return key
+
+
+_REQUIRED: Any = object()
+
+
+class _Table:
+    """A table whose settings are taken one by one; what is left over at the end is refused."""
+
+    def __init__(self, values: dict[str, Any], name: str = "") -> None:
+        self.name = name
+        self._values = dict(values)
+
+    def take(self, key: str, kind: type[T], default: Any = _REQUIRED) -> T:
+        if key not in self._values:
+            if default is _REQUIRED:
+                raise UsageError(f"{self._named(key)} is missing")
+            return default  # type: ignore[no-any-return]
+        value = self._values.pop(key)
+        if type(value) is not kind:  # bool is an int to Python, not here
+            raise self.wrong(key, value, f"a {kind.__name__}")
+        return value
+
+    def text(self, key: str, default: Any = _REQUIRED) -> Any:
+        value = self.take(key, str, default)
+        if value is not default and (not value or not value.isprintable()):
+            raise self.wrong(key, value, "printable text")
+        return value
+
+    def path(self, key: str, default: Any = _REQUIRED) -> Any:
+        value = self.text(key, default)
+        if value is default:
+            return default
+        if not value.startswith("/"):
+            raise self.wrong(key, value, "an absolute path")
+        return Path(value)
+
+    def number(self, key: str, low: int, high: int, default: Any = _REQUIRED) -> Any:
+        value = self.take(key, int, default)
+        if value is not default and not low <= value <= high:
+            raise self.wrong(key, value, f"a number from {low} to {high}")
+        return value
+
+    def either(self, one: str, other: str) -> _Table:
+        """Exactly one of two tables."""
+        if (one in self._values) == (other in self._values):
+            raise UsageError(f"exactly one of the tables [{one}] and [{other}] must be there")
+        name = one if one in self._values else other
+        return _Table(self.take(name, dict), name)
+
+    def done(self) -> None:
+        if self._values:
+            raise UsageError(f"{self._named(sorted(self._values)[0])} is not a setting")
+
+    def wrong(self, key: str, value: Any, allowed: str) -> UsageError:
+        return UsageError(f"{self._named(key)} is {str(value)[:80]!r}: allowed is {allowed}")
+
+    def _named(self, key: str) -> str:
+        return f"{key} in [{self.name}]" if self.name else key
