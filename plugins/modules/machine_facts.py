@@ -91,6 +91,14 @@ ansible_facts:
             Whether a signed tree head or other evidence of an earlier life as primary exists.
           type: bool
           returned: always
+        has_journal:
+          description: Whether the signing oracle has a journal of what was signed.
+          type: bool
+          returned: always
+        has_passphrase:
+          description: Whether the signing oracle has the passphrase of its device.
+          type: bool
+          returned: always
 """
 
 import pathlib
@@ -120,8 +128,12 @@ UNITS = (
     "trillian-log-signer.service",
     "sigsum-log-primary.service",
     "sigsum-log-secondary.service",
+    "sigsum-oracle.service",
+    "sigsum-rehearsal-hsm.service",
     "systemd-timesyncd.service",
 )
+# Written by dpkg when our own package is installed; the files in it bear the time of its sources.
+PACKAGE_INSTALLED = "/var/lib/dpkg/info/sigsum-ops.list"
 # What a service reads at its start only, beside its unit.
 CONFIGURATION = {
     "mariadb": ("/etc/mysql/mariadb.conf.d/60-sigsum-ops.cnf",),
@@ -132,8 +144,14 @@ CONFIGURATION = {
         "/etc/sigsum/private/log-key",
     ),
     "sigsum-log-secondary": ("/etc/sigsum/config.toml", "/etc/sigsum/private/node-key"),
+    "sigsum-oracle": (
+        "/etc/sigsum/oracle.toml",
+        "/etc/sigsum/private/hsm-passphrase",
+        PACKAGE_INSTALLED,
+    ),
+    "sigsum-rehearsal-hsm": (PACKAGE_INSTALLED,),
 }
-ACCOUNTS = ("sigsum-log", "trillian")
+ACCOUNTS = ("sigsum-log", "sigsum-oracle", "sigsum-rehearsal-hsm", "trillian")
 FILES = (
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",
@@ -301,6 +319,8 @@ def facts() -> dict[str, Any]:
         "accounts": [name for name in ACCOUNTS if _exists(name)],
         "files": {path: _read(path) for path in FILES},
         "has_signed": any(pathlib.Path(path).exists() for path in EVIDENCE),
+        "has_journal": pathlib.Path("/var/lib/sigsum-oracle/journal").exists(),
+        "has_passphrase": pathlib.Path("/etc/sigsum/private/hsm-passphrase").exists(),
     }
 
 
