@@ -16,7 +16,7 @@ from resources.support import EPHEMERAL, SSH, eventually, exposure, listening, m
 from testinfra.host import Host
 
 from sigsum_ops.lab.lab import Lab
-from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.log.keys import PublicKey, load_public_key
 from sigsum_ops.log.treehead import SignedTreeHead, parse_cosigned_tree_head
 
 CEREMONY = EPHEMERAL / "ceremony"
@@ -32,15 +32,8 @@ UNITS = ("sigsum-oracle", "sigsum-rehearsal-hsm")
 
 @pytest.fixture(scope="module")
 def key() -> PublicKey:
-    """The log's public key as the ceremony's transcript has it, of every device that has it."""
-    records = map(json.loads, (CEREMONY / "transcript.jsonl").read_text().splitlines())
-    keys = {
-        record["body"]["key"]
-        for record in records
-        if record["kind"] == "public-key" and record["body"]["object"] == "log-signing-key"
-    }
-    (only,) = keys
-    return PublicKey.from_hex(only)
+    """The log's public key, from the verified record of the ceremony."""
+    return load_public_key(CEREMONY / "log.pub")
 
 
 class Log:

@@ -21,6 +21,7 @@ from sigsum_ops.hsm.ceremony.rehearse import for_rehearsal, rehearse
 from sigsum_ops.hsm.ceremony.words import words
 from sigsum_ops.hsm.identity import REHEARSAL_SERIALS
 from sigsum_ops.hsm.plan import DevicePlan
+from sigsum_ops.log.keys import PublicKey
 from tests.hsm.ceremony.table import HEX, PLAN, SHARES, People, Table, small_plan
 
 ROOT = Path(__file__).parents[3]
@@ -59,6 +60,10 @@ def test_the_labs_rehearsal_verifies(rehearsed: Path) -> None:
     verdict = json.loads(done.stdout)
     assert (done.returncode, verdict["ok"]) == (0, True), verdict
     assert {claim["rests_on"] for claim in verdict["claims"]} == {"device", "people"}
+    assert sorted(verdict["public_keys"]) == ["log-signing-key", "witness-signing-key"]
+    for name, line in verdict["public_keys"].items():
+        told = f"{name} has the public key {PublicKey.from_ssh(line).hex} on "
+        assert any(claim["claim"].startswith(told) for claim in verdict["claims"])
     # It is no production, and without the list of signers it is nobody's.
     assert ceremony("verify", rehearsed / "transcript.jsonl", *arguments).returncode == 1
     alone = ceremony("verify", rehearsed / "transcript.jsonl", "--rehearsal")

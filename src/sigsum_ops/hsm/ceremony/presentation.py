@@ -95,6 +95,9 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     else:
         place = f"line {verdict.line}: " if verdict.line else ""
         yield f"It does NOT verify: {place}{verdict.reason}"
+    if verdict.public_keys:
+        yield "Public keys, as an inventory has them:"
+        yield from (f"  {name}: {key}" for name, key in verdict.public_keys.items())
     for rests_on in ("device", "people"):
         claims = [claim.claim for claim in verdict.claims if claim.rests_on == rests_on]
         if claims:

@@ -36,8 +36,8 @@ Each claim of the verdict says whether it rests on the device's answers or on th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, cast
@@ -66,7 +66,8 @@ from sigsum_ops.hsm.ceremony.transcript import (
     decode,
     signature_file,
 )
-from sigsum_ops.hsm.plan import Plan, differences
+from sigsum_ops.hsm.plan import ObjectSpec, Plan, differences
+from sigsum_ops.log.keys import PublicKey
 
 _ED25519_WIRE = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 
@@ -85,7 +86,9 @@ class Verdict:
 
     ``line`` is the first wrong line, None where no single line is to blame; ``head`` the SHA-256
     of the closing line, ``mode`` and ``plan_hash`` what the file says of itself (None where it
-    does not get that far). ``claims`` and ``notes`` are given only with ``ok``.
+    does not get that far). ``public_keys`` are those of the cloned signing keys as OpenSSH lines,
+    by their names in the plan: what goes into an inventory. They, ``claims`` and ``notes`` are
+    given only with ``ok``.
     """
 
     ok: bool
@@ -96,6 +99,7 @@ class Verdict:
     mode: str | None = None
     plan_hash: str | None = None
     signers: tuple[str, ...] = ()
+    public_keys: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -177,6 +181,9 @@ class _Audit:
             self.verdict,
             ok=True,
             signers=tuple(person.name for person in replay.closed.participants),
+            public_keys={
+                spec.name: PublicKey.from_hex(key).ssh for spec, key, _ in _cloned(replay)
+            },
             claims=tuple(_claims(replay)),
             notes=tuple(dict.fromkeys((*replay.notes, *notes))),
         )
@@ -346,9 +353,7 @@ def _clock_notes(lines: list[Line]) -> Iterator[str]:
 def _claims(replay: Replay) -> Iterator[Claim]:
     for state in replay.devices.values():
         yield from _device_claims(replay, state)
-    for spec in replay.plan.cloned():
-        holders = [s for s in replay.devices.values() if spec.name in s.plan.objects]
-        key = (holders[0].objects or {})[ObjectRef(ASYMMETRIC_KEY, spec.id)].key
+    for spec, key, holders in _cloned(replay):
         where = ", ".join(state.plan.name for state in holders)
         yield Claim(f"{spec.name} has the public key {key} on {where}", "device")
     yield Claim(f"all {replay.signatures} test signatures verify", "device")
@@ -365,6 +370,15 @@ def _claims(replay: Replay) -> Iterator[Claim]:
     )
     yield Claim("the devices were the ones with these numbers printed on them", "people")
     yield Claim("the times are those of the machine's clock", "people")
+
+
+def _cloned(replay: Replay) -> Iterator[tuple[ObjectSpec, str, list[DeviceState]]]:
+    """Each cloned key, its public half in hex, and the devices that have it; equal on all."""
+    for spec in replay.plan.cloned():
+        holders = [s for s in replay.devices.values() if spec.name in s.plan.objects]
+        held = (holders[0].objects or {})[ObjectRef(ASYMMETRIC_KEY, spec.id)]
+        assert held.key is not None  # noqa: S101 - it was read back
+        yield spec, held.key, holders
 
 
 def _device_claims(replay: Replay, state: DeviceState) -> Iterator[Claim]:
