@@ -26,6 +26,8 @@ from sigsum_ops.hsm.plan import load
 from sigsum_ops.hsm.rehearsal import clear, strike
 from tests.hsm.ceremony.table import SHARES, People, Table, small_plan
 
+pytestmark = pytest.mark.slow
+
 Final = dict[str, tuple[object, ...]]
 
 
