@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SCENARIOS := base mariadb trillian sigsum_tools log_server signing_oracle site
+SCENARIOS := base mariadb trillian sigsum_tools log_server yubihsm_connector signing_oracle site
 RESULTS := $(CURDIR)/build/results
 PLAYBOOK := $(BIN)/ansible-playbook -i inventories/lab
 

@@ -121,6 +121,7 @@ PACKAGES = (
     "torchwood",
     "trillian",
     "unattended-upgrades",
+    "yubihsm-connector",
 )
 UNITS = (
     "mariadb.service",
@@ -131,6 +132,7 @@ UNITS = (
     "sigsum-oracle.service",
     "sigsum-rehearsal-hsm.service",
     "systemd-timesyncd.service",
+    "yubihsm-connector.service",
 )
 # Written by dpkg when our own package is installed; the files in it bear the time of its sources.
 PACKAGE_INSTALLED = "/var/lib/dpkg/info/sigsum-ops.list"
@@ -150,6 +152,7 @@ CONFIGURATION = {
         PACKAGE_INSTALLED,
     ),
     "sigsum-rehearsal-hsm": (PACKAGE_INSTALLED,),
+    "yubihsm-connector": ("/etc/yubihsm-connector.yaml",),
 }
 ACCOUNTS = ("sigsum-log", "sigsum-oracle", "sigsum-rehearsal-hsm", "trillian")
 FILES = (
