@@ -12,7 +12,8 @@ from testinfra.host import Host
 from sigsum_ops.lab.lab import Lab
 
 ROOT = Path(__file__).parents[2]
-CLIENTS = "yubihsm-shell yubihsm-wrap openssl python3-pytest"
+# python-yubihsm, the tests' own client, speaks HTTP by way of requests.
+CLIENTS = "yubihsm-shell yubihsm-wrap openssl python3-pytest python3-requests"
 
 
 def test_debians_clients_agree_with_the_rehearsal_device(lab: Lab, log2: Host) -> None:
