@@ -98,7 +98,7 @@ class Shares:
 
     def split(self, secret: Secret) -> list[str]:
         """The shares, each a line of words of SLIP-39, tried in groups before they are returned."""
-        from shamir_mnemonic import generate_mnemonics  # type: ignore[import-untyped]
+        from shamir_mnemonic import generate_mnemonics  # type: ignore[import-untyped] # it has none
 
         shares = generate_mnemonics(1, [(self.threshold, self.count)], bytes(secret.raw))[0]
         self._try(shares, secret)
@@ -167,6 +167,7 @@ def working_directory(parent: Path | None = None) -> Iterator[Path]:
             if file.is_file() and not file.is_symlink():
                 with suppress(OSError), file.open("r+b") as stream:
                     stream.write(bytes(file.stat().st_size))
+        # What is left is overwritten, and an error here would hide the one that ended the ceremony.
         shutil.rmtree(directory, ignore_errors=True)
 
 

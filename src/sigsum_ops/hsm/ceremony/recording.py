@@ -50,9 +50,9 @@ def _parameters(exchange: Exchange, commitment: Commitment) -> Any:
         case COMMAND.GET_OBJECT_INFO | COMMAND.DELETE_OBJECT, (kind, number):
             return reference(kind, number)
         case COMMAND.PUT_AUTHENTICATION_KEY | COMMAND.PUT_WRAP_KEY, (spec,):
-            return records.Create(_new(spec), commitment(spec))
+            return records.Create(spec.new_object(), commitment(spec))
         case COMMAND.GENERATE_ASYMMETRIC_KEY, (spec,):
-            return records.Create(_new(spec), None)
+            return records.Create(spec.new_object(), None)
         case COMMAND.EXPORT_WRAPPED, (wrap_key, kind, number):
             return records.Export(wrap_key, reference(kind, number))
         case COMMAND.IMPORT_WRAPPED, (wrap_key, blob):
@@ -97,15 +97,3 @@ def _reply(exchange: Exchange) -> Any:
         case COMMAND.IMPORT_WRAPPED:
             return reference(*result)
     return records.Nothing()
-
-
-def _new(spec: ObjectSpec) -> records.NewObject:
-    return records.NewObject(
-        type=names.name_of(names.TYPES, spec.type),
-        id=spec.id,
-        label=spec.label,
-        algorithm=names.name_of(names.ALGORITHMS, spec.algorithm),
-        domains=names.domain_numbers(spec.domains),
-        capabilities=names.flag_names(names.CAPABILITIES, spec.capabilities),
-        delegated=names.flag_names(names.CAPABILITIES, spec.delegated),
-    )

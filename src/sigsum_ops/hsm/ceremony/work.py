@@ -283,6 +283,7 @@ class Work:
                 f"{planned.name} still lets everyone in with the factory's password",
                 hint="Resume: the default authentication key is deleted again.",
             )
+        # mypy does not see that `error` is one of the two words by now.
         self._record(records.DefaultKeyRefused(planned.serial, error))  # type: ignore[arg-type]
         self._people.happened(f"{planned.name} refuses the factory's password ({error})")
 

@@ -5,6 +5,8 @@ session's authentication key, target key, second key, result and tick, then 16 b
 SHA-256(entry, digest before). Where something does not apply it is 0xffff; the result is the
 reply's command, or the error code. After a reset the log begins with an entry of 0xff, whose digest
 is random, and one for the boot.
+
+Written apart from ``sigsum_ops.hsm.devicelog``, which judges what real devices and this one write.
 """
 
 from __future__ import annotations
