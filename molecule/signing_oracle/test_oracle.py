@@ -12,7 +12,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from resources.support import EPHEMERAL, SSH, eventually, exposure, listening, main_pid, submit
+from resources.support import (
+    EPHEMERAL,
+    SSH,
+    Ansible,
+    eventually,
+    exposure,
+    listening,
+    main_pid,
+    submit,
+)
 from testinfra.host import Host
 
 from sigsum_ops.lab.lab import Lab
@@ -226,3 +235,52 @@ def test_an_older_database_under_a_running_log_is_not_signed(
     log.signs()
     assert not log1.file(f"{STATE}/latch").exists
     assert log1.check_output(f"ls {STATE}").count("latch.") >= 1
+
+
+def test_a_log_without_its_journal_is_refused_and_seeded_by_the_procedure(
+    log: Log, log1: Host, ansible: Ansible
+) -> None:
+    """docs/bcp/oracle-latched.md, section 4: the oracle never begins with an empty journal."""
+    published = log.signed()
+    log1.check_output(f"systemctl stop {LOG} sigsum-oracle")
+    log1.check_output(f"mv {STATE}/journal {STATE}/journal.damaged")
+    run = ansible.playbook()
+    assert not run.ok
+    assert set(run.changed.values()) == {0}
+    assert "log1 has signed for the log, but the oracle has no journal" in run.text
+    assert not log1.run("systemctl start sigsum-oracle").succeeded
+    # What the world has seen; the log's own copy of it, since the log is down.
+    log1.check_output("systemctl stop sigsum-oracle")
+    log1.check_output("sigsum-ops oracle seed --sth /var/lib/sigsum-log/sth")
+    log1.check_output(f"systemctl start sigsum-oracle {LOG}")
+    eventually(log.answers, seconds=20, what="the log answers")
+    assert log.signed() == published
+    log.signs()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rehearsal_hsm_lab_only": False}, "a lab says so with rehearsal_hsm_lab_only"),
+        ({"rehearsal_hsm_serial": 90000009}, "sigsum-ops ceremony rehearse makes it"),
+    ],
+)
+def test_a_rehearsal_device_that_may_not_be_is_refused_before_any_change(
+    ansible: Ansible, settings: dict[str, object], said: str
+) -> None:
+    run = ansible.playbook("--extra-vars", json.dumps(settings))
+    assert not run.ok
+    assert set(run.changed.values()) == {0}
+    assert said in run.text
+
+
+def test_an_oracle_without_its_passphrase_is_refused_before_any_change(
+    ansible: Ansible, log1: Host
+) -> None:
+    path = "/etc/sigsum/private/hsm-passphrase"
+    log1.check_output("mv %s /root/aside", path)
+    run = ansible.playbook("--extra-vars", json.dumps({"signing_oracle_passphrase_file": ""}))
+    log1.check_output("mv /root/aside %s", path)
+    assert not run.ok
+    assert set(run.changed.values()) == {0}
+    assert "signing_oracle_passphrase_file is empty, and log1 has no" in run.text
