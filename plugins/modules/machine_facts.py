@@ -221,10 +221,10 @@ def parse_units(text: str) -> dict[str, dict[str, str]]:
     return units
 
 
-def running(units: dict[str, dict[str, str]], written: Mapping[str, float]) -> list[str]:
+def running(units: dict[str, dict[str, str]], files: Mapping[str, float]) -> list[str]:
     """Names of the units about which nothing needs to be done.
 
-    ``written`` is when the newest file that the unit reads was written, in seconds of the clock
+    ``files`` is when the newest file that the unit reads was written, in seconds of the clock
     that ``ExecMainStartTimestampMonotonic`` counts in microseconds: a run that ended before it came
     to its restarts leaves a service with an older configuration.
     """
@@ -233,11 +233,11 @@ def running(units: dict[str, dict[str, str]], written: Mapping[str, float]) -> l
         name
         for name, unit in units.items()
         if wanted.items() <= unit.items()
-        and int(unit["ExecMainStartTimestampMonotonic"]) / 1e6 > written.get(name, 0)
+        and int(unit["ExecMainStartTimestampMonotonic"]) / 1e6 > files.get(name, 0)
     ]
 
 
-def _written(units: dict[str, dict[str, str]]) -> dict[str, float]:
+def written(units: dict[str, dict[str, str]]) -> dict[str, float]:
     """For each unit, when the newest of its files was written; see ``running``.
 
     A time in the future is passed over: the clock was put back since, and until it comes there
@@ -318,7 +318,7 @@ def facts() -> dict[str, Any]:
         "suites": _suites(),
         "packages": {r[0]: r[2] for r in rows if len(r) == 3 and r[1] == "installed"},
         "units": units,
-        "running": running(units, _written(units)),
+        "running": running(units, written(units)),
         "accounts": [name for name in ACCOUNTS if _exists(name)],
         "files": {path: _read(path) for path in FILES},
         "has_signed": any(pathlib.Path(path).exists() for path in EVIDENCE),

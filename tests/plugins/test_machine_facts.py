@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 
-from plugins.modules.machine_facts import parse_sources, parse_units, running
+from plugins.modules.machine_facts import parse_sources, parse_units, running, written
 
 DEB822 = """\
 # a comment
@@ -96,3 +100,20 @@ def test_a_unit_is_left_alone_only_if_nothing_is_wrong(
         "ExecMainStartTimestampMonotonic": "5000001",
     }
     assert running({"x": {**good, **change}}, {"x": 5.0}) == expected
+
+
+def test_the_newest_of_a_units_files_counts_in_the_clock_of_its_start(tmp_path: Path) -> None:
+    unit, dropin = tmp_path / "x.service", tmp_path / "x.conf"
+    for path, age in ((unit, 100), (dropin, 10)):
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+    found = written({"x": {"FragmentPath": str(unit), "DropInPaths": f"{dropin} {tmp_path}/gone"}})
+    assert found["x"] == pytest.approx(time.clock_gettime(time.CLOCK_MONOTONIC) - 10, abs=2)
+
+
+def test_a_file_from_the_future_does_not_restart_its_service_for_ever(tmp_path: Path) -> None:
+    """The clock was put back after it was written."""
+    unit = tmp_path / "x.service"
+    unit.touch()
+    os.utime(unit, (time.time() + 3600, time.time() + 3600))
+    assert written({"x": {"FragmentPath": str(unit)}}) == {"x": 0}
