@@ -67,7 +67,10 @@ def install_missing() -> None:
     if not (missing := [name for name in _PACKAGES if name not in installed]):
         return
     environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
-    install = [*environment, "apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    # Another lab may be doing the same.
+    wait = ["--option", "DPkg::Lock::Timeout=300"]
+    install = [*environment, "apt-get", *wait, "install", "--yes", "--no-install-recommends"]
+    install += missing
     with step(f"Installing {' '.join(missing)}", expected="up to a minute, once"):
         subprocess.run(["apt-get", "update"], capture_output=True)
         done = subprocess.run(install, capture_output=True, text=True)
