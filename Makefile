@@ -4,7 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SCENARIOS := base mariadb trillian sigsum_tools log_server yubihsm_connector signing_oracle site
+# The longest first, for those who run several at a time.
+SCENARIOS := site log_server signing_oracle trillian yubihsm_connector mariadb base sigsum_tools
 RESULTS := $(CURDIR)/build/results
 PLAYBOOK := $(BIN)/ansible-playbook -i inventories/lab
 
