@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import yaml
-from resources.support import Ansible, eventually, http, main_pid, submit
+from resources.support import EPHEMERAL, Ansible, eventually, http, main_pid, submit
 from testinfra.host import Host
 
 from sigsum_ops.lab.lab import Lab
@@ -88,9 +88,9 @@ def test_a_file_that_is_not_the_pinned_one_is_not_installed(
     eventually(lambda: http(log2, head)[0] == 200, seconds=20, what="the secondary answers")
 
 
-def test_ansible_says_nothing_of_a_secret(log1: Host, ansible: Ansible, lab: Lab) -> None:
+def test_ansible_says_nothing_of_a_secret(log1: Host, ansible: Ansible) -> None:
     key = "/etc/sigsum/private/log-key"
-    secret = (lab.state / "log-key").read_text(encoding="ascii").splitlines()[1:-1]
+    secret = (EPHEMERAL / "log-key").read_text(encoding="ascii").splitlines()[1:-1]
     log1.check_output("mv %s /root/kept", key)
     try:
         run = ansible.playbook("--check", "--diff", "-vvv", path=ROLE)

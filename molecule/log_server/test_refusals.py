@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resources.support import Ansible, http, submit
+from resources.support import EPHEMERAL, Ansible, http, submit
 from testinfra.host import Host
 
 from sigsum_ops.lab.lab import Lab
@@ -68,9 +68,9 @@ def test_the_whole_site_stops_at_a_swap_too(ansible: Ansible) -> None:
 
 
 @pytest.mark.usefixtures("untouched")
-def test_another_log_key_is_refused_with_both_keys(ansible: Ansible, lab: Lab) -> None:
-    ours = load_public_key(lab.state / "log-key.pub")
-    # The key that an HSM has: the lab's software key would be refused as not being the log's.
+def test_another_log_key_is_refused_with_both_keys(ansible: Ansible) -> None:
+    ours = load_public_key(EPHEMERAL / "log-key.pub")
+    # The key that an HSM has: the software key would be refused as not being the log's.
     said = refused(ansible, log_server_public_key=OTHER_KEY.hex, log_server_software_key_file="")
     assert f"log_server_public_key is {OTHER_KEY.ssh}, but log1 holds the tree of the log" in said
     assert ours.ssh in said
@@ -135,7 +135,7 @@ def test_a_software_key_that_is_not_the_logs_is_refused_with_both_keys(
 ) -> None:
     other = lab.state / "ssh/id_ed25519"
     said = refused(ansible, log_server_software_key_file=str(other))
-    assert load_public_key(lab.state / "log-key.pub").ssh in said
+    assert load_public_key(EPHEMERAL / "log-key.pub").ssh in said
     assert load_public_key(other.with_suffix(".pub")).ssh in said
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
@@ -13,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from testinfra.host import Host
+
+from sigsum_ops.log.api import ApiError, LogClient
+from sigsum_ops.log.leaf import LeafRequest
 
 # What molecule tells: its own inventory, which has the lab's machines in it, and the scenario.
 EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
@@ -134,3 +140,18 @@ def submit(client: Host) -> None:
         "cd $(mktemp -d) && sigsum-key generate -o key && head -c 32 /dev/urandom > message &&"
         " sigsum-submit --policy=/etc/sigsum/policy --signing-key=key --timeout=60s message"
     )
+
+
+def add_leaves(url: str, number: int) -> None:
+    """Submit that many new leaves, and wait for none of them."""
+    key = Ed25519PrivateKey.generate()
+
+    async def submit() -> None:
+        async with LogClient(url) as client:
+            for _ in range(number):
+                # It queues the leaf before it looks for it in the tree of the size that it has
+                # signed, which fails where the leaf is integrated already and the tree smaller.
+                with contextlib.suppress(ApiError):
+                    await client.add_leaf(LeafRequest.sign(key, os.urandom(32)).body)
+
+    asyncio.run(submit())

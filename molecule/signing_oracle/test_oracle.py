@@ -9,13 +9,15 @@ import json
 import re
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from resources.support import (
-    EPHEMERAL,
     SSH,
     Ansible,
+    add_leaves,
     eventually,
     exposure,
     listening,
@@ -28,7 +30,6 @@ from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log.keys import PublicKey, load_public_key
 from sigsum_ops.log.treehead import SignedTreeHead, parse_cosigned_tree_head
 
-CEREMONY = EPHEMERAL / "ceremony"
 DEVICE = "http://127.0.0.1:12345"
 AGENT = "SSH_AUTH_SOCK=/run/sigsum-oracle/agent.sock"
 STATE = "/var/lib/sigsum-oracle"
@@ -40,22 +41,22 @@ UNITS = ("sigsum-oracle", "sigsum-rehearsal-hsm")
 
 
 @pytest.fixture(scope="module")
-def key() -> PublicKey:
+def key(lab: Lab) -> PublicKey:
     """The log's public key, from the verified record of the ceremony."""
-    return load_public_key(CEREMONY / "log.pub")
+    return load_public_key(lab.state / "log-key.pub")
 
 
 class Log:
     """The log as its users see it."""
 
     def __init__(self, lab: Lab, key: PublicKey, client: Host) -> None:
-        self._url = f"http://{lab.hosts()['log1']}:6965/get-tree-head"
+        self.url = f"http://{lab.hosts()['log1']}:6965/"
         self._key = key
         self._client = client
 
     def signed(self) -> SignedTreeHead:
         """What it publishes, verified with the ceremony's key."""
-        with urllib.request.urlopen(self._url, timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.url}get-tree-head", timeout=5) as answer:  # noqa: S310
             signed = parse_cosigned_tree_head(answer.read()).signed
         signed.verify(self._key)
         return signed
@@ -179,6 +180,34 @@ def test_an_unplugged_device_is_missed_only_while_it_is_away(log: Log, log1: Hos
         time.sleep(2)
     assert log.signs(since=start + 20) < AGAIN
     assert (main_pid(log1, "sigsum-oracle"), main_pid(log1, LOG)) == before
+
+
+REPACK = """
+cd $(mktemp -d); dpkg-deb --raw-extract /var/cache/apt/archives/sigsum-ops_*.deb package
+sed -i 's/^Version: .*/&+newer/' package/DEBIAN/control
+dpkg-deb --build package newer.deb > /dev/null; dpkg --install newer.deb
+"""
+
+
+def test_a_changed_package_is_run_and_the_log_signs_on_within_10_s(
+    log: Log, log1: Host, ansible: Ansible
+) -> None:
+    before = main_pid(log1, "sigsum-oracle")
+    log1.check_output("sh -ec %s", REPACK)
+    records = int(log1.check_output(f"wc -l < {STATE}/journal"))
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(ansible.playbook)
+        while not run.done():
+            add_leaves(log.url, 1)
+            time.sleep(0.5)
+    assert run.result().ok, run.result().output
+    assert (run.result().changed["log1"] > 0, run.result().changed["log2"]) == (True, 0)
+    assert main_pid(log1, "sigsum-oracle") != before
+    lines = log1.check_output(f"tail -n +{records} {STATE}/journal").splitlines()
+    times = [int(line.split()[2]) for line in lines]
+    assert len(times) > 3
+    # A new leaf twice a second, signed every 2 s.
+    assert max(later - earlier for earlier, later in pairwise(times)) <= AGAIN + 2
 
 
 @pytest.fixture

@@ -164,6 +164,7 @@ FILES = (
 EVIDENCE = (
     "/var/lib/sigsum-log/sth",
     "/var/lib/sigsum-log/guard-evidence.json",
+    "/var/lib/sigsum-oracle/journal",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pytest
-from harness import CLIENT, Site
+from harness import CLIENT, LOG, PRIMARY, Site
 from testinfra.host import Host
 
 from sigsum_ops.lab.lab import Lab
@@ -22,6 +22,21 @@ def site(pytestconfig: pytest.Config, lab: Lab, machines: Mapping[str, Host]) ->
         CLIENT, "command -v promtool || apt-get install --yes --no-install-recommends promtool"
     )
     return site
+
+
+@pytest.fixture(params=["replicated", "unreplicated"], scope="module")
+def replication(request: pytest.FixtureRequest, site: Site) -> Iterator[str]:
+    """The configuration as delivered, or with both settings of replication removed from it."""
+    config = "/etc/sigsum/config.toml"
+    if request.param == "unreplicated":
+        site.change(
+            PRIMARY,
+            f"grep -c '^secondary-' {config} | grep -qx 2; cp -a {config} /root;"
+            f" sed -i '/^secondary-/d' {config}; systemctl restart {LOG}",
+        )
+    yield request.param
+    if request.param == "unreplicated":
+        site.change(PRIMARY, f"mv /root/config.toml {config}; systemctl restart {LOG}")
 
 
 @pytest.fixture(autouse=True)

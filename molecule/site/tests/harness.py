@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from resources.support import eventually
 from testinfra.host import Host
 
+from sigsum_ops.hsm.rehearsal.state import State
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log.api import LogClient
 from sigsum_ops.log.keys import PublicKey, load_public_key
@@ -20,8 +22,9 @@ from sigsum_ops.log.merkle import verify_consistency
 from sigsum_ops.log.treehead import SignedTreeHead, TreeHead, parse_cosigned_tree_head
 
 PRIMARY, SECONDARY, CLIENT = "log1", "log2", "client1"
-LOG = "sigsum-log-primary"
+LOG, ORACLE, DEVICE = "sigsum-log-primary", "sigsum-oracle", "sigsum-rehearsal-hsm"
 STATE = "/var/lib/sigsum-log"
+ORACLE_STATE = "/var/lib/sigsum-oracle"
 TRILLIAN = "trillian-log-server trillian-log-signer"
 
 _PROPERTIES = (
@@ -218,3 +221,26 @@ def promtool(site: Site, text: str) -> dict[str, tuple[str, float]]:
             name, _, labels = series.removesuffix("}").partition("{")
             samples[name] = (labels, float(value))
     return samples
+
+
+def latched(site: Site) -> bool:
+    """Whether the oracle has latched, by the file that makes it so."""
+    return bool(site.machines[PRIMARY].file(f"{ORACLE_STATE}/latch").exists)
+
+
+def resolve(site: Site) -> None:
+    """Let a latched oracle sign again, as docs/bcp/oracle-latched.md says; log and oracle stand."""
+    # `show` of a latched oracle exits 1.
+    said = site.machines[PRIMARY].run("sigsum-ops oracle show --json").stdout
+    digest = json.loads(said)["latch"]["sha256"]
+    site.change(PRIMARY, f"sigsum-ops oracle resolve --yes-i-have-followed {digest}")
+
+
+def log_private_key(site: Site) -> Ed25519PrivateKey:
+    """The log's key, from the memory of the rehearsal device that made it."""
+    for path in (site.lab.state / "ceremony/devices").glob("*.json"):
+        for item in State.from_json(path.read_bytes()).store:
+            seed = item.body[:32]
+            if item.body.endswith(site.log_key.raw) and len(item.body) == 4 * len(seed):
+                return Ed25519PrivateKey.from_private_bytes(seed)
+    raise AssertionError("no device has made the log's key")

@@ -9,7 +9,7 @@ import os
 import time
 
 import pytest
-from harness import LOG, PRIMARY, SECONDARY, STATE, Site, refused
+from harness import DEVICE, LOG, ORACLE, PRIMARY, SECONDARY, STATE, Site, refused
 from resources.support import eventually
 
 PROCESS_SECONDS = 30
@@ -18,7 +18,7 @@ MACHINE_SECONDS = 60
 OUTAGE_SECONDS = float(os.environ.get("SITE_OUTAGE_SECONDS", "300"))
 
 UNITS = {
-    PRIMARY: ["mariadb", "trillian-log-server", "trillian-log-signer", LOG],
+    PRIMARY: ["mariadb", "trillian-log-server", "trillian-log-signer", DEVICE, ORACLE, LOG],
     SECONDARY: ["mariadb", "trillian-log-server", "trillian-log-signer", "sigsum-log-secondary"],
 }
 MACHINES = [[PRIMARY], [SECONDARY], [PRIMARY, SECONDARY]]

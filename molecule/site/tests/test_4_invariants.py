@@ -7,14 +7,18 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from harness import CLIENT, LOG, PRIMARY, SECONDARY, Site
+from harness import CLIENT, DEVICE, LOG, ORACLE, PRIMARY, SECONDARY, Site
 from resources.support import SSH, exposure, listening
+
+from sigsum_ops.hsm.rehearsal.state import State
 
 MACHINES = [PRIMARY, SECONDARY, CLIENT]
 TRILLIAN_SOCKETS = {f"tcp 127.0.0.1:{port}" for port in (8090, 8091, 8092, 8093)}
+LOG_SIGNING_KEY = 500
+CONNECTOR = "tcp 127.0.0.1:12345"
 OUR_UNITS = {
-    PRIMARY: {"trillian-log-server", "trillian-log-signer", LOG},
-    SECONDARY: {"trillian-log-server", "trillian-log-signer", "sigsum-log-secondary"},
+    PRIMARY: {"trillian-log-server", "trillian-log-signer", DEVICE, ORACLE, LOG},
+    SECONDARY: {"trillian-log-server", "trillian-log-signer", DEVICE, "sigsum-log-secondary"},
 }
 COMPILERS = "cc gcc cc1 clang tcc c++ g++ as ld go gccgo rustc cargo ghc"
 
@@ -62,13 +66,18 @@ print(json.dumps([found, readable]))
 
 @pytest.fixture(scope="module")
 def secrets(site: Site) -> list[str]:
-    """Every private key of the site as it could be written somewhere, in hexadecimal."""
-    files = "/etc/ssh/ssh_host_*_key /etc/sigsum/private/*"
+    """Every secret of the site as it could be written somewhere, in hexadecimal."""
     keys = [
-        *(site.ask(name, f"cat {files}") for name in (PRIMARY, SECONDARY)),
+        site.ask(PRIMARY, "cat /etc/ssh/ssh_host_*_key"),
+        site.ask(SECONDARY, "cat /etc/ssh/ssh_host_*_key /etc/sigsum/private/node-key"),
         site.ask(CLIENT, "cat /etc/ssh/ssh_host_*_key"),
     ]
-    found = set()
+    # The log's key is in the device only: the exponent that signs, as its memory has it.
+    device = site.ask(PRIMARY, "cat /var/lib/sigsum-rehearsal-hsm/*.json")
+    (body,) = {item.body for item in State.from_json(device).store if item.id == LOG_SIGNING_KEY}
+    exponent = body[:32]
+    found = {site.ask(PRIMARY, "cat /etc/sigsum/private/hsm-passphrase").encode()}
+    found |= {exponent, exponent.hex().encode(), base64.b64encode(exponent)[:-2]}
     for text in "\n".join(keys).split("-----BEGIN OPENSSH PRIVATE KEY-----")[1:]:
         body, end, _ = text.partition("-----END OPENSSH PRIVATE KEY-----")
         pem = f"-----BEGIN OPENSSH PRIVATE KEY-----{body}{end}\n"
@@ -77,7 +86,7 @@ def secrets(site: Site) -> list[str]:
         # by its lines. The first line of a key file is the same in all.
         found |= {seed, seed.hex().encode(), base64.b64encode(seed)[:-2]}
         found |= {line.encode() for line in body.split()[1:] if len(line) > 30}
-    assert len(found) >= 5 * 4  # three host keys, the log's key and the secondary's node key
+    assert len(found) >= 1 + 3 + 4 * 4  # the three hosts' keys and the secondary's node key
     return [secret.hex() for secret in found]
 
 
@@ -94,8 +103,8 @@ def readable_by_nobody(site: Site, name: str, secrets: list[str]) -> set[str]:
 def test_nothing_listens_that_is_not_declared(site: Site, name: str) -> None:
     address = site.lab.hosts()[name]
     log = {
-        PRIMARY: {"tcp *:6965", f"tcp {address}:6967", *TRILLIAN_SOCKETS},
-        SECONDARY: {"tcp 127.0.0.1:6965", f"tcp {address}:6967", *TRILLIAN_SOCKETS},
+        PRIMARY: {"tcp *:6965", f"tcp {address}:6967", CONNECTOR, *TRILLIAN_SOCKETS},
+        SECONDARY: {"tcp 127.0.0.1:6965", f"tcp {address}:6967", CONNECTOR, *TRILLIAN_SOCKETS},
     }
     assert listening(site.machines[name]) == SSH | log.get(name, set())
 

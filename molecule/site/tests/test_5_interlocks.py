@@ -5,17 +5,17 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from harness import LOG, PRIMARY, SECONDARY, STATE, TRILLIAN, Site
+from harness import LOG, ORACLE, ORACLE_STATE, PRIMARY, SECONDARY, STATE, TRILLIAN, Site
 from resources.support import Ansible, Run
 
 from sigsum_ops.log.keys import PublicKey, load_public_key
 
 
-def another_key(directory: Path) -> tuple[Path, PublicKey]:
-    """A new private key's file and its public key."""
+def another_key(directory: Path) -> PublicKey:
+    """The public key of a new pair."""
     path = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    return path, load_public_key(path.with_suffix(".pub"))
+    return load_public_key(path.with_suffix(".pub"))
 
 
 def fingerprint(site: Site) -> list[str]:
@@ -50,8 +50,8 @@ def test_swapped_roles_are_refused(site: Site, ansible: Ansible) -> None:
 
 def test_another_key_of_the_log_is_refused(site: Site, ansible: Ansible, tmp_path: Path) -> None:
     before = fingerprint(site)
-    path, key = another_key(tmp_path)
-    new = {"log_server_public_key": key.ssh, "log_server_software_key_file": str(path)}
+    key = another_key(tmp_path)
+    new = {"log_server_public_key": key.ssh}
     run = ansible.playbook(hosts={PRIMARY: new, SECONDARY: new})
     assert_refused(run, key.ssh, site.log_key.ssh, "never changes")
     assert fingerprint(site) == before
@@ -61,7 +61,7 @@ def test_another_key_of_the_secondary_is_refused(
     site: Site, ansible: Ansible, tmp_path: Path
 ) -> None:
     before = fingerprint(site)
-    _, key = another_key(tmp_path)
+    key = another_key(tmp_path)
     pinned = {
         "log_server_secondary_url": f"http://{site.lab.hosts()[SECONDARY]}:6967/",
         "log_server_secondary_public_key": key.hex,
@@ -88,10 +88,15 @@ def test_a_replaced_primary_does_not_begin_the_log_anew(site: Site, ansible: Ans
     unit = f"/etc/systemd/system/{LOG}.service"
     site.change(
         PRIMARY,
-        f"systemctl disable --now {LOG}; systemctl kill --signal=KILL {TRILLIAN};"
-        f" systemctl stop {TRILLIAN}; mkdir /root/replaced; mv {STATE} {unit} /root/replaced;"
+        f"systemctl disable --now {LOG} {ORACLE}; systemctl stop {TRILLIAN};"
+        f" mkdir /root/replaced; mv {STATE} {unit} /root/replaced;"
         " mariadb-dump trillian > /root/replaced/trillian.sql; mariadb -e 'DROP DATABASE trillian'",
     )
+    run = ansible.playbook()
+    assert not run.ok, run.output
+    assert f"this machine has had one: {ORACLE_STATE}/journal" in run.text
+
+    site.change(PRIMARY, f"mv {ORACLE_STATE} /root/replaced")
     run = ansible.playbook()
     assert not run.ok, run.output
     assert f"{PRIMARY} is a new machine, but the log exists: {SECONDARY} holds" in run.text
@@ -101,7 +106,8 @@ def test_a_replaced_primary_does_not_begin_the_log_anew(site: Site, ansible: Ans
     site.change(
         PRIMARY,
         f"rmdir {STATE}; mv /root/replaced/sigsum-log {STATE};"
+        f" mv /root/replaced/sigsum-oracle {ORACLE_STATE};"
         f" mv /root/replaced/{LOG}.service {unit};"
         " mariadb trillian < /root/replaced/trillian.sql; systemctl daemon-reload;"
-        f" systemctl enable --now {TRILLIAN} {LOG}",
+        f" systemctl enable --now {TRILLIAN} {ORACLE} {LOG}",
     )

@@ -4,7 +4,8 @@ Everything is kept in one directory per lab (``state_root``)::
 
     lab.json              network, keeper process, image, hosts
     ssh/                  id_ed25519 (root's key to every machine) and known_hosts
-    log-key, log-key.pub  a software log key, in OpenSSH's format
+    ceremony/             a rehearsed key ceremony: its record, the devices with the log's key
+    log-key.pub           the log's public key, from that record
     inventory/            an Ansible inventory (the default lab's is committed in the repository)
     hosts/HOST/           the machine's disk (upper) over the shared image
 
@@ -24,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import OpsError
-from sigsum_ops.lab import host, image, spec
+from sigsum_ops.lab import host, image, keys, spec
 from sigsum_ops.lab.progress import step
 from sigsum_ops.lab.spec import Machine, Network
 
@@ -122,6 +123,11 @@ class Lab:
         if self.name == spec.DEFAULT_NAME and committed.is_dir():
             return committed
         return self.state / "inventory"
+
+    @property
+    def hsm_plan(self) -> Path:
+        """What the lab's rehearsal devices hold."""
+        return _REPOSITORY / "inventories/lab/hsm-plan.yml"
 
     def hosts(self) -> dict[str, str]:
         """The lab's machines and their IPv4 addresses."""
@@ -271,10 +277,21 @@ class Lab:
             if record is None or not record.alive():
                 record = self._make(record)
             missing = [m for m in machines if not self._runs(record, m.name)]
-            with step(f"Starting {', '.join(m.name for m in missing)}"):
-                for machine in missing:
-                    self._boot(record, machine)
-                self._wait_ready(record, missing)
+            with ThreadPoolExecutor(1) as pool:
+                # It takes about as long as the machines do.
+                names = {*record.hosts, *(machine.name for machine in missing)}
+                log_key = pool.submit(self._make_log_key, names)
+                with step(f"Starting {', '.join(m.name for m in missing)}"):
+                    for machine in missing:
+                        self._boot(record, machine)
+                    self._wait_ready(record, missing)
+                with step("Rehearsing the key ceremony"):
+                    log_key.result()
+
+    def _make_log_key(self, hosts: Set[str]) -> None:
+        """Have the log's key made, if the lab has both machines of a site."""
+        if {m.name for m in spec.MACHINES if m.group == "log_machines"} <= hosts:
+            keys.ensure(self.state, self.hsm_plan)
 
     def down(self, *, purge: bool = False) -> None:
         """Remove the lab and every trace of it; with ``purge``, also images that no lab uses."""
@@ -385,7 +402,6 @@ class Lab:
         (self.state / "ssh").mkdir(mode=0o700)
         (self.state / "ssh/known_hosts").touch(mode=0o644)
         self._keygen("ssh/id_ed25519", f"lab {self.name}")
-        self._keygen("log-key", f"log key of lab {self.name}")
         (self.state / "containers.conf").write_text(_CONTAINERS_CONF)
         (self.state / "networks").mkdir()
         configuration = self.state / "networks" / f"{network.device}.json"
@@ -567,8 +583,10 @@ class Lab:
         if not self.state.exists():
             return
         owner = self._root.stat()
-        paths = [self.state, *self.state.glob("*"), *self.state.glob("ssh/*")]
-        for path in [*paths, *self.state.glob("inventory/*")]:
+        paths = [self.state, *self.state.glob("*")]
+        for directory in ("ssh", "inventory", keys.CEREMONY):
+            paths += self.state.glob(f"{directory}/**/*")
+        for path in paths:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 

@@ -1,0 +1,47 @@
+"""The lab's log key comes out of a rehearsed ceremony."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sigsum_ops.errors import OpsError
+from sigsum_ops.hsm.rehearsal.state import State
+from sigsum_ops.lab import keys
+from sigsum_ops.lab.lab import Lab
+from sigsum_ops.log.keys import load_public_key
+
+PLAN = Lab().hsm_plan
+ORACLES = (90000003, 90000004)  # of log1 and log2
+
+
+@pytest.mark.slow
+def test_the_log_key_is_in_both_machines_devices(tmp_path: Path) -> None:
+    """Also after a ceremony that was interrupted, whose key nobody knows."""
+    interrupted = tmp_path / keys.CEREMONY / "devices"
+    interrupted.mkdir(parents=True)
+    (interrupted / f"{ORACLES[0]}.json").write_text("half of a dev")
+    keys.ensure(tmp_path, PLAN)
+    key = load_public_key(tmp_path / keys.PUBLIC_KEY)
+    for serial in ORACLES:
+        device = State.from_json((interrupted / f"{serial}.json").read_bytes())
+        assert [item.id for item in device.store if item.body.endswith(key.raw)] == [500]
+
+    made = (tmp_path / keys.PUBLIC_KEY).stat()
+    keys.ensure(tmp_path, PLAN)
+    assert (tmp_path / keys.PUBLIC_KEY).stat() == made
+
+
+def test_a_record_that_does_not_verify_makes_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_plan: object, out: Path, _people: object) -> None:
+        out.mkdir()
+        (out / "transcript.jsonl").write_text("{}\n")
+        (out / "allowed_signers").touch()
+
+    monkeypatch.setattr("sigsum_ops.hsm.ceremony.rehearse.rehearse", nothing)
+    with pytest.raises(OpsError, match="does not verify"):
+        keys.ensure(tmp_path, PLAN)
+    assert not (tmp_path / keys.PUBLIC_KEY).exists()
