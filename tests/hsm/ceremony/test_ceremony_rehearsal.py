@@ -21,11 +21,13 @@ from sigsum_ops.hsm.ceremony.rehearse import for_rehearsal, rehearse
 from sigsum_ops.hsm.ceremony.words import words
 from sigsum_ops.hsm.identity import REHEARSAL_SERIALS
 from sigsum_ops.hsm.plan import DevicePlan
+from sigsum_ops.hsm.rehearsal.state import State
 from sigsum_ops.log.keys import PublicKey
 from tests.hsm.ceremony.table import HEX, PLAN, SHARES, People, Table, small_plan
 
 ROOT = Path(__file__).parents[3]
 LAB_PLAN = ROOT / "inventories/lab/hsm-plan.yml"
+HEALTH_KEY = 900
 SECONDS = 60
 
 
@@ -64,6 +66,13 @@ def test_the_labs_rehearsal_verifies(rehearsed: Path) -> None:
     for name, line in verdict["public_keys"].items():
         told = f"{name} has the public key {PublicKey.from_ssh(line).hex} on "
         assert any(claim["claim"].startswith(told) for claim in verdict["claims"])
+    assert sorted(verdict["device_keys"]) == ["log1", "log2", "witness1"]
+    for device in plans.load(LAB_PLAN).devices:
+        if device.name in verdict["device_keys"]:
+            memory = rehearsed / "devices" / f"{device.serial}.json"
+            held = {item.id: item for item in State.from_json(memory.read_bytes()).store}
+            (line,) = verdict["device_keys"][device.name].values()
+            assert held[HEALTH_KEY].body.endswith(PublicKey.from_ssh(line).raw)
     # It is no production, and without the list of signers it is nobody's.
     assert ceremony("verify", rehearsed / "transcript.jsonl", *arguments).returncode == 1
     alone = ceremony("verify", rehearsed / "transcript.jsonl", "--rehearsal")

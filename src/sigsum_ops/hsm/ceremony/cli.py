@@ -109,6 +109,32 @@ def show_plan(
 
 
 @app.command()
+def handbook(
+    plan: PlanFile,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Ends in .md, .html or .pdf, and is written so.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Write the pages by which people perform a plan's ceremony, to print and take along.
+
+    What to bring, who, how long, each step with what is typed and said, what to do when something
+    stops it, the bags, and who takes what away.
+
+    Example: sigsum-ops ceremony handbook --plan inventories/example/hsm-plan.yml --out handbook.pdf
+    """
+    from sigsum_ops.hsm.ceremony import handbook as pages
+    from sigsum_ops.hsm.plan import load
+
+    loaded = load(plan)
+    pages.write(pages.build(loaded, plan), out)
+    if as_json:
+        _print({"handbook": str(out), "plan_hash": loaded.hash()})
+    else:
+        typer.echo(out)
+
+
+@app.command()
 def rehearse(
     plan: PlanFile,
     out: Out,

@@ -98,6 +98,8 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     if verdict.public_keys:
         yield "Public keys, as an inventory has them:"
         yield from (f"  {name}: {key}" for name, key in verdict.public_keys.items())
+        for device, keys in verdict.device_keys.items():
+            yield from (f"  {name} of {device}: {key}" for name, key in keys.items())
     for rests_on in ("device", "people"):
         claims = [claim.claim for claim in verdict.claims if claim.rests_on == rests_on]
         if claims:

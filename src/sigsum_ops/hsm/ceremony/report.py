@@ -96,8 +96,8 @@ def build(transcript: Path, verdict: Verdict) -> Report:
             f"{len(lines)} lines in {transcript.name}",
         ),
         hashes=(
-            _hash("Hash of the plan", verdict.plan_hash or ""),
-            _hash("Hash of the closing line, which everyone signed", last.hash),
+            hash_of("Hash of the plan", verdict.plan_hash or ""),
+            hash_of("Hash of the closing line, which everyone signed", last.hash),
         ),
         tables=tuple(_tables(lines)),
         device_claims=tuple(c.claim for c in verdict.claims if c.rests_on == "device"),
@@ -109,6 +109,11 @@ def build(transcript: Path, verdict: Verdict) -> Report:
 
 def html(report: Report) -> str:
     """One page without anything from elsewhere."""
+    return render(_TEMPLATE, report=report)
+
+
+def render(template: str, **values: object) -> str:
+    """One of this room's templates, which extend ``page.html.j2``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -118,43 +123,37 @@ def html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(_TEMPLATE).render(report=report)
+    return environment.get_template(template).render(values)
 
 
 def pdf(report: Report) -> bytes:
     """The same on A4, with lines to sign on."""
-    from fpdf import FPDF
-
-    page = FPDF(format="A4")
-    page.set_title(report.title)
-    page.set_auto_page_break(auto=True, margin=18)
-    page.add_page()
-    _heading(page, report.title, 18)
+    page = a4(report.title)
     if report.rehearsal:
-        _heading(page, "REHEARSAL: proves nothing about real devices", 14)
+        heading(page, "REHEARSAL: proves nothing about real devices", 14)
     verdict = report.problem and f"The transcript does NOT verify: {report.problem}"
-    _paragraph(page, verdict or "The transcript verifies.", bold=True)
+    paragraph(page, verdict or "The transcript verifies.", bold=True)
     for text in report.summary:
-        _paragraph(page, text)
+        paragraph(page, text)
     for digest in report.hashes:
-        _heading(page, digest.title, 12)
-        _table(page, ("bytes", "to read aloud"), digest.lines, mono=True)
+        heading(page, digest.title, 12)
+        add_table(page, ("bytes", "to read aloud"), digest.lines, mono=True)
     for table in report.tables:
-        _heading(page, table.title, 12)
-        _table(page, table.columns, table.rows)
+        heading(page, table.title, 12)
+        add_table(page, table.columns, table.rows)
     for title, items in (
         ("What rests on the devices' answers", report.device_claims),
         ("What rests on the people", report.people_claims),
         ("To be weighed", report.notes),
     ):
         if items:
-            _heading(page, title, 12)
+            heading(page, title, 12)
             for item in items:
-                _paragraph(page, f"- {item}")
-    _heading(page, "Signed by hand", 12)
+                paragraph(page, f"- {item}")
+    heading(page, "Signed by hand", 12)
     for name, role in report.people:
         page.ln(10)
-        _paragraph(page, f"{'_' * 48}   {name}, {role}")
+        paragraph(page, f"{'_' * 48}   {name}, {role}")
     return bytes(page.output())
 
 
@@ -166,7 +165,8 @@ def write(report: Report, directory: Path) -> tuple[Path, Path]:
     return page, document
 
 
-def _hash(title: str, digest: str) -> Hash:
+def hash_of(title: str, digest: str) -> Hash:
+    """A hash in hexadecimal digits, made ready to be read aloud."""
     data = bytes.fromhex(digest)
     said = words(data)
     return Hash(
@@ -235,24 +235,39 @@ def _plain(text: str) -> str:
     return text.encode("latin-1", "replace").decode("latin-1")
 
 
-def _heading(page: FPDF, text: str, size: int) -> None:
+def a4(title: str) -> FPDF:
+    """A document that begins with its title."""
+    from fpdf import FPDF
+
+    page = FPDF(format="A4")
+    page.set_title(title)
+    page.set_auto_page_break(auto=True, margin=18)
+    page.add_page()
+    heading(page, title, 18)
+    return page
+
+
+def heading(page: FPDF, text: str, size: int) -> None:
+    """Bold, of ``size`` points, with room above."""
     page.ln(3)
     page.set_font("helvetica", "B", size)
     page.multi_cell(0, size * 0.5, _plain(text), new_x="LMARGIN", new_y="NEXT")
 
 
-def _paragraph(page: FPDF, text: str, *, bold: bool = False) -> None:
-    page.set_font("helvetica", "B" if bold else "", 9)
+def paragraph(page: FPDF, text: str, *, bold: bool = False, mono: bool = False) -> None:
+    """Text over the whole width."""
+    page.set_font("courier" if mono else "helvetica", "B" if bold else "", 9)
     page.multi_cell(0, 5, _plain(text), new_x="LMARGIN", new_y="NEXT")
 
 
-def _table(
+def add_table(
     page: FPDF,
     columns: tuple[str, ...],
     rows: Sequence[tuple[str, ...]],
     *,
     mono: bool = False,
 ) -> None:
+    """Columns as wide as what is in them, relative to each other."""
     page.set_font("courier" if mono else "helvetica", "", 8)
     longest = [max(len(row[n]) for row in (columns, *rows)) + 2 for n in range(len(columns))]
     with page.table(col_widths=tuple(longest), text_align="LEFT", line_height=5) as table:

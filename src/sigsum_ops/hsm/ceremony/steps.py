@@ -215,16 +215,19 @@ def changes_of(steps: tuple[Step, ...], device: DevicePlan) -> tuple[Change, ...
 
 def _secrets(plan: Plan, device: DevicePlan) -> Step:
     backup = plan.backup
-    form = "as hexadecimal digits on each"
+    form = "as hexadecimal digits on each medium"
     if backup.form == "shares":
-        form = f"as {backup.shares} shares, {backup.threshold} of which restore them"
+        form = (
+            f"as {backup.shares} shares, each on a medium of its own;"
+            f" any {backup.threshold} restore them"
+        )
     secrets = ", ".join(spec.name for spec in backup_secrets(plan))
     return Step(
         Kind.SECRETS,
         device,
         f"Make {secrets} and write them to {backup.media} media",
-        f"Randomness of {device.name} and of this machine is mixed. The secrets are written {form} "
-        "medium, and read back. They are never shown.",
+        f"Randomness of {device.name} and of this machine is mixed. The secrets are written"
+        f" {form}. They are read back, and never shown.",
         f"The {backup.media} backup media, plugged in and mounted.",
     )
 

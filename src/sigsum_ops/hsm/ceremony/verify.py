@@ -42,7 +42,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, cast
 
-from yubihsm.defs import AUDIT, OBJECT
+from yubihsm.defs import ALGORITHM, AUDIT, OBJECT
 
 from sigsum_ops.errors import UsageError
 from sigsum_ops.hsm import names
@@ -87,8 +87,9 @@ class Verdict:
     ``line`` is the first wrong line, None where no single line is to blame; ``head`` the SHA-256
     of the closing line, ``mode`` and ``plan_hash`` what the file says of itself (None where it
     does not get that far). ``public_keys`` are those of the cloned signing keys as OpenSSH lines,
-    by their names in the plan: what goes into an inventory. They, ``claims`` and ``notes`` are
-    given only with ``ok``.
+    by their names in the plan: what goes into an inventory. ``device_keys`` are likewise those that
+    one device has for itself, such as its health key, by the device's name. They, ``claims`` and
+    ``notes`` are given only with ``ok``.
     """
 
     ok: bool
@@ -100,6 +101,7 @@ class Verdict:
     plan_hash: str | None = None
     signers: tuple[str, ...] = ()
     public_keys: Mapping[str, str] = field(default_factory=dict)
+    device_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -183,6 +185,11 @@ class _Audit:
             signers=tuple(person.name for person in replay.closed.participants),
             public_keys={
                 spec.name: PublicKey.from_hex(key).ssh for spec, key, _ in _cloned(replay)
+            },
+            device_keys={
+                state.plan.name: own
+                for state in replay.devices.values()
+                if (own := _own_keys(replay, state))
             },
             claims=tuple(_claims(replay)),
             notes=tuple(dict.fromkeys((*replay.notes, *notes))),
@@ -379,6 +386,15 @@ def _cloned(replay: Replay) -> Iterator[tuple[ObjectSpec, str, list[DeviceState]
         held = (holders[0].objects or {})[ObjectRef(ASYMMETRIC_KEY, spec.id)]
         assert held.key is not None  # noqa: S101 - it was read back
         yield spec, held.key, holders
+
+
+def _own_keys(replay: Replay, state: DeviceState) -> dict[str, str]:
+    """The public halves of the Ed25519 keys that this device alone has, as OpenSSH lines."""
+    return {
+        spec.name: PublicKey.from_hex(state.public_keys[spec.id]).ssh
+        for spec in replay.plan.specs(state.plan)
+        if spec.algorithm == ALGORITHM.EC_ED25519 and spec not in replay.plan.cloned()
+    }
 
 
 def _device_claims(replay: Replay, state: DeviceState) -> Iterator[Claim]:
