@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from harness import LOG, Log, fault
 from resources.support import (
     SSH,
     Ansible,
@@ -22,76 +22,17 @@ from resources.support import (
     exposure,
     listening,
     main_pid,
-    submit,
 )
 from testinfra.host import Host
 
-from sigsum_ops.lab.lab import Lab
-from sigsum_ops.log.keys import PublicKey, load_public_key
-from sigsum_ops.log.treehead import SignedTreeHead, parse_cosigned_tree_head
+from sigsum_ops.log.keys import PublicKey
 
-DEVICE = "http://127.0.0.1:12345"
 AGENT = "SSH_AUTH_SOCK=/run/sigsum-oracle/agent.sock"
 STATE = "/var/lib/sigsum-oracle"
-LOG = "sigsum-log-primary"
 # How long the log may take to sign again after what it signs with is back (the issue's promise),
 # and to publish what came meanwhile: an interval of 2 s on the primary, 1 s on the secondary.
 AGAIN = 10.0
 UNITS = ("sigsum-oracle", "sigsum-rehearsal-hsm")
-
-
-@pytest.fixture(scope="module")
-def key(lab: Lab) -> PublicKey:
-    """The log's public key, from the verified record of the ceremony."""
-    return load_public_key(lab.state / "log-key.pub")
-
-
-class Log:
-    """The log as its users see it."""
-
-    def __init__(self, lab: Lab, key: PublicKey, client: Host) -> None:
-        self.url = f"http://{lab.hosts()['log1']}:6965/"
-        self._key = key
-        self._client = client
-
-    def signed(self) -> SignedTreeHead:
-        """What it publishes, verified with the ceremony's key."""
-        with urllib.request.urlopen(f"{self.url}get-tree-head", timeout=5) as answer:  # noqa: S310
-            signed = parse_cosigned_tree_head(answer.read()).signed
-        signed.verify(self._key)
-        return signed
-
-    def answers(self) -> bool:
-        """Whether it does."""
-        try:
-            return bool(self.signed())
-        except OSError:
-            return False
-
-    def signs(self, *, since: float | None = None) -> float:
-        """Seconds from ``since``, or now, until a new leaf is logged and proven."""
-        start = since or time.monotonic()
-        size = self.signed().head.size
-        submit(self._client)
-        assert self.signed().head.size > size
-        return time.monotonic() - start
-
-
-@pytest.fixture
-def log(lab: Lab, key: PublicKey, client1: Host) -> Log:
-    """The log."""
-    return Log(lab, key, client1)
-
-
-def fault(machine: Host, kind: str) -> None:
-    """Have something go wrong in the machine's rehearsal device."""
-    machine.check_output("python3 -c %s %s", POST, kind)
-
-
-POST = f"""
-import sys, urllib.request
-urllib.request.urlopen("{DEVICE}/rehearsal/faults", data=sys.argv[1].encode(), timeout=5).read()
-"""
 
 
 def test_the_log_signs_with_the_key_of_the_ceremony(log: Log) -> None:
@@ -102,7 +43,7 @@ def test_no_machine_has_the_logs_key_in_a_file(machines: dict[str, Host]) -> Non
     for name in ("log1", "log2"):
         private = machines[name].check_output("ls /etc/sigsum/private").split()
         own = ["hsm-passphrase"] if name == "log1" else ["node-key", "node-key.pub"]
-        assert private == own
+        assert private == ["hsm-audit-passphrase", "hsm-health-passphrase", *own]
 
 
 def test_the_standby_machine_has_the_device_and_no_passphrase(log2: Host) -> None:

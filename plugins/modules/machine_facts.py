@@ -130,6 +130,7 @@ UNITS = (
     "sigsum-log-primary.service",
     "sigsum-log-secondary.service",
     "sigsum-oracle.service",
+    "sigsum-hsm-audit.service",
     "sigsum-rehearsal-hsm.service",
     "systemd-timesyncd.service",
     "yubihsm-connector.service",
@@ -151,10 +152,15 @@ CONFIGURATION = {
         "/etc/sigsum/private/hsm-passphrase",
         PACKAGE_INSTALLED,
     ),
+    "sigsum-hsm-audit": (
+        "/etc/sigsum/hsm-watch.toml",
+        "/etc/sigsum/private/hsm-audit-passphrase",
+        PACKAGE_INSTALLED,
+    ),
     "sigsum-rehearsal-hsm": (PACKAGE_INSTALLED,),
     "yubihsm-connector": ("/etc/yubihsm-connector.yaml",),
 }
-ACCOUNTS = ("sigsum-log", "sigsum-oracle", "sigsum-rehearsal-hsm", "trillian")
+ACCOUNTS = ("sigsum-hsm", "sigsum-log", "sigsum-oracle", "sigsum-rehearsal-hsm", "trillian")
 FILES = (
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",

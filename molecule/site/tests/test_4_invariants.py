@@ -7,7 +7,7 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from harness import CLIENT, DEVICE, LOG, ORACLE, PRIMARY, SECONDARY, Site
+from harness import CLIENT, DEVICE, LOG, ORACLE, PRIMARY, SECONDARY, TRILLIAN, Site
 from resources.support import SSH, exposure, listening
 
 from sigsum_ops.hsm.rehearsal.state import State
@@ -15,10 +15,11 @@ from sigsum_ops.hsm.rehearsal.state import State
 MACHINES = [PRIMARY, SECONDARY, CLIENT]
 TRILLIAN_SOCKETS = {f"tcp 127.0.0.1:{port}" for port in (8090, 8091, 8092, 8093)}
 LOG_SIGNING_KEY = 500
+AUDIT = "sigsum-hsm-audit"
 CONNECTOR = "tcp 127.0.0.1:12345"
 OUR_UNITS = {
-    PRIMARY: {"trillian-log-server", "trillian-log-signer", DEVICE, ORACLE, LOG},
-    SECONDARY: {"trillian-log-server", "trillian-log-signer", DEVICE, "sigsum-log-secondary"},
+    PRIMARY: {*TRILLIAN.split(), DEVICE, ORACLE, AUDIT, LOG},
+    SECONDARY: {*TRILLIAN.split(), DEVICE, AUDIT, "sigsum-log-secondary"},
 }
 COMPILERS = "cc gcc cc1 clang tcc c++ g++ as ld go gccgo rustc cargo ghc"
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from sigsum_ops.errors import OpsError
 
 CEREMONY = "ceremony"
+VERDICT = "verdict.json"
 PUBLIC_KEY = "log-key.pub"
 
 
 def ensure(state: Path, plan: Path) -> None:
     """Have ``state/ceremony``, with the devices in it, and ``state/log-key.pub``.
 
-    The public key is written last, after the record was verified: a ceremony without it was
-    interrupted, and is performed anew.
+    ``state/ceremony/verdict.json`` is what ``ceremony verify --json`` says of it. The public key is
+    written last: a ceremony without it was interrupted, and is performed anew.
 
     Raises:
         OpsError: the ceremony stopped, or its record does not verify.
@@ -45,6 +47,7 @@ def ensure(state: Path, plan: Path) -> None:
             f" {verdict.reason} (line {verdict.line})",
             hint="`sigsum-ops lab up` performs it anew; if this happens again, report it",
         )
+    (out / VERDICT).write_text(json.dumps(verdict.to_json()) + "\n")
     temporary = public_key.with_suffix(".new")
     temporary.write_text(f"{verdict.public_keys['log-signing-key']} log key of a lab\n")
     temporary.rename(public_key)

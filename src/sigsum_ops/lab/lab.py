@@ -4,7 +4,7 @@ Everything is kept in one directory per lab (``state_root``)::
 
     lab.json              network, keeper process, image, hosts
     ssh/                  id_ed25519 (root's key to every machine) and known_hosts
-    ceremony/             a rehearsed key ceremony: its record, the devices with the log's key
+    ceremony/             a rehearsed key ceremony: its record, what verifying it said, the devices
     log-key.pub           the log's public key, from that record
     inventory/            an Ansible inventory (the default lab's is committed in the repository)
     hosts/HOST/           the machine's disk (upper) over the shared image

@@ -23,7 +23,6 @@ from sigsum_ops.log.keys import PublicKey
 KEY = PublicKey(bytes(range(32)))
 LOG = f"""\
 public_key = "{KEY.ssh} the log's"
-socket_group = "sigsum-log"
 metrics_file = "/var/lib/metrics/oracle.prom"
 signatures_per_minute = 60
 [log]
@@ -53,7 +52,7 @@ def test_a_logs(path: Path) -> None:
     assert settings.journal == Path("/var/lib/sigsum-oracle/journal")
     assert settings.metrics_file == Path("/var/lib/metrics/oracle.prom")
     assert settings.latch == Path("/var/lib/sigsum-oracle/latch")
-    assert (settings.socket_group, settings.signatures_per_minute) == ("sigsum-log", 60)
+    assert settings.signatures_per_minute == 60
 
 
 def test_a_witnesss(path: Path) -> None:
@@ -72,7 +71,7 @@ def test_a_labs(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("socket_group", "socket_grop", "socket_grop is not a setting"),
+        ("metrics_file", "metric_file", "metric_file is not a setting"),
         ("signing_key", "signing-key", "signing_key in [hsm] is missing"),
         ("[hsm]", "[hsm]\nmore = 1", "more in [hsm] is not a setting"),
         ("[log]", "[log]\nmore = 1", "more in [log] is not a setting"),

@@ -26,8 +26,9 @@ from sigsum_ops.hsm.oracle.approve import LogApprover, TrillianTree, WitnessAppr
 from sigsum_ops.hsm.oracle.journal import Journal, create
 from sigsum_ops.hsm.oracle.latch import Latch
 from sigsum_ops.hsm.oracle.metrics import Metrics
-from sigsum_ops.hsm.oracle.service import Oracle, RateLimit, credential, listen
+from sigsum_ops.hsm.oracle.service import Oracle, RateLimit, listen
 from sigsum_ops.hsm.oracle.signer import SignerError, SoftwareSigner, WrongDevice
+from sigsum_ops.hsm.oracle.systemd import credential
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.treehead import TreeHead
 from tests.hsm.oracle import hsm
@@ -413,23 +414,21 @@ async def test_metrics(running: Running) -> None:
 
 def test_the_socket_is_for_its_group(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
-    listen(path, None).close()
+    listen(path).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    listen(path, None).close()  # what a killed oracle leaves is replaced
-    with listen(path, None), pytest.raises(OpsError, match="another oracle"):
-        listen(path, None)
+    listen(path).close()  # what a killed oracle leaves is replaced
+    with listen(path), pytest.raises(OpsError, match="another oracle"):
+        listen(path)
     path.unlink()
     path.write_text("mine")
     with pytest.raises(OpsError, match="not a socket"):
-        listen(path, None)
+        listen(path)
     assert path.read_text() == "mine"
 
 
 def test_a_socket_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OpsError, match="cannot listen"):
-        listen(tmp_path / "missing" / "agent.sock", None)
-    with pytest.raises(OpsError, match="no group"):
-        listen(tmp_path / "agent.sock", "no-such-group")
+        listen(tmp_path / "missing" / "agent.sock")
 
 
 def test_the_passphrase_comes_from_systemd_only(

@@ -18,6 +18,7 @@ from yubihsm.objects import AsymmetricKey
 from sigsum_ops.hsm import rehearsal
 from sigsum_ops.hsm.oracle import signer as module
 from sigsum_ops.hsm.oracle.metrics import Metrics
+from sigsum_ops.hsm.oracle.signatures import Counter
 from sigsum_ops.hsm.oracle.signer import (
     Connector,
     HsmSigner,
@@ -50,6 +51,11 @@ def url(state: Path) -> Iterator[str]:
         yield urls[SERIAL]
 
 
+@pytest.fixture(autouse=True)
+def _in_its_own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def make(url: str, **changes: Any) -> HsmSigner:
     settings: dict[str, Any] = {
         "authentication_key": AUTHENTICATION_KEY,
@@ -57,6 +63,7 @@ def make(url: str, **changes: Any) -> HsmSigner:
         "passphrase": PASSPHRASE,
         "pinned": KEY,
         "metrics": Metrics(),
+        "counter": Counter.open(Path("signatures")),
         "rehearsal_allowed": True,
     }
     return HsmSigner(url, **{**settings, **changes})

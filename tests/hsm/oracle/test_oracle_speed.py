@@ -1,4 +1,4 @@
-"""What the oracle adds to the device's own time: rising sizes, journal on, no proof, no device."""
+"""What the oracle adds to the device's own time: rising sizes, journal and count on, no proof."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sigsum_ops.hsm.oracle.journal import Journal, create
 from sigsum_ops.hsm.oracle.latch import Latch
 from sigsum_ops.hsm.oracle.metrics import Metrics
 from sigsum_ops.hsm.oracle.service import Oracle, RateLimit
+from sigsum_ops.hsm.oracle.signatures import Counter
 from sigsum_ops.hsm.oracle.signer import SoftwareSigner
 from sigsum_ops.log.treehead import TreeHead
 from tests.hsm.oracle.world import KEY, SECRET, answered, sign_request
@@ -38,13 +39,25 @@ class AnyTree:
         return ()
 
 
+class Counted(SoftwareSigner):
+    """Counts as the signer of a device does."""
+
+    counter: Counter
+
+    def sign(self, message: bytes, deadline: float) -> bytes:
+        with self.counter.asked(no=OSError):
+            return super().sign(message, deadline)
+
+
 async def measure(directory: Path) -> list[float]:
     """Seconds that each of COUNT signatures took, over a socket."""
     metrics = Metrics()
     create(directory / "journal", KEY.hash, TreeHead(1, bytes(32)))
     with Journal.open(directory / "journal", KEY.hash) as journal:
         approver = LogApprover(KEY, journal, Latch(directory / "latch"), AnyTree(), metrics)
-        oracle = Oracle(approver, SoftwareSigner(SECRET, KEY), RateLimit(None), metrics)
+        signer = Counted(SECRET, KEY)
+        signer.counter = Counter.open(directory / "signatures")
+        oracle = Oracle(approver, signer, RateLimit(None), metrics)
         path = str(directory / "agent.sock")
         server = await asyncio.start_unix_server(Agent(KEY, "", oracle.sign).serve, path)
         reader, writer = await asyncio.open_unix_connection(path)

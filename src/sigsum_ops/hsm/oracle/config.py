@@ -60,7 +60,6 @@ class Settings:
     role: LogRole | WitnessRole
     key: HsmKey | SoftwareKey
     socket: Path
-    socket_group: str | None
     state_directory: Path
     metrics_file: Path
     signatures_per_minute: int | None
@@ -69,6 +68,11 @@ class Settings:
     def journal(self) -> Path:
         """The journal of what was signed."""
         return self.state_directory / "journal"
+
+    @property
+    def signatures(self) -> Path:
+        """How many signatures the device was asked for."""
+        return self.state_directory / "signatures"
 
     @property
     def latch(self) -> Path:
@@ -94,7 +98,7 @@ def load(path: Path) -> Settings:
 
 def parse(values: dict[str, Any]) -> Settings:
     """Check the values of the file."""
-    top = _Table(values)
+    top = Table(values)
     role = top.either("log", "witness")
     key = top.either("hsm", "software_key")
     state_directory = top.path("state_directory", STATE_DIRECTORY)
@@ -103,7 +107,6 @@ def parse(values: dict[str, Any]) -> Settings:
         role=_log(role) if role.name == "log" else _witness(role),
         key=_hsm(key) if key.name == "hsm" else _software_key(key),
         socket=top.path("socket", SOCKET),
-        socket_group=top.text("socket_group", None),
         state_directory=state_directory,
         metrics_file=top.path("metrics_file", state_directory / "oracle.prom"),
         signatures_per_minute=top.number("signatures_per_minute", 1, 100_000, None),
@@ -112,7 +115,7 @@ def parse(values: dict[str, Any]) -> Settings:
     return settings
 
 
-def _log(table: _Table) -> LogRole:
+def _log(table: Table) -> LogRole:
     trillian = table.text("trillian")
     if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", trillian):
         raise table.wrong("trillian", trillian, "HOST:PORT, such as 127.0.0.1:8090")
@@ -121,7 +124,7 @@ def _log(table: _Table) -> LogRole:
     return role
 
 
-def _witness(table: _Table) -> WitnessRole:
+def _witness(table: Table) -> WitnessRole:
     origins = table.take("origins", list)
     for origin in origins:
         if not isinstance(origin, str) or not re.fullmatch(r"[!-*,-~]+", origin):
@@ -132,31 +135,41 @@ def _witness(table: _Table) -> WitnessRole:
     return WitnessRole(tuple(origins))
 
 
-def _hsm(table: _Table) -> HsmKey:
-    connector = table.text("connector", "http://127.0.0.1:12345")
-    try:
-        parts = urlsplit(connector)
-        good = parts.scheme == "http" and parts.hostname and parts.port
-        good = good and not (parts.query or parts.fragment or parts.username)
-    except ValueError:
-        good = False
-    if not good:
-        raise table.wrong("connector", connector, "http://HOST:PORT")
-    credential = table.text("passphrase_credential")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", credential) or credential.startswith("."):
-        raise table.wrong("passphrase_credential", credential, "the name of a systemd credential")
+def _hsm(table: Table) -> HsmKey:
     key = HsmKey(
-        connector=connector,
+        connector=connector(table),
         authentication_key=table.number("authentication_key", 1, 0xFFFE),
         signing_key=table.number("signing_key", 1, 0xFFFE),
-        passphrase_credential=credential,
+        passphrase_credential=credential_name(table),
         rehearsal_device=table.take("rehearsal_device", bool, False),
     )
     table.done()
     return key
 
 
-def _software_key(table: _Table) -> SoftwareKey:
+def connector(table: Table) -> str:
+    """Take a connector's URL."""
+    url: str = table.text("connector", "http://127.0.0.1:12345")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme == "http" and parts.hostname and parts.port
+        good = good and not (parts.query or parts.fragment or parts.username)
+    except ValueError:
+        good = False
+    if not good:
+        raise table.wrong("connector", url, "http://HOST:PORT")
+    return url
+
+
+def credential_name(table: Table) -> str:
+    """Take the name of the systemd credential that holds a passphrase."""
+    name: str = table.text("passphrase_credential")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
+        raise table.wrong("passphrase_credential", name, "the name of a systemd credential")
+    return name
+
+
+def _software_key(table: Table) -> SoftwareKey:
     key = SoftwareKey(table.path("file"))
     if not table.take("lab_only", bool, False):
         raise UsageError(
@@ -170,7 +183,7 @@ def _software_key(table: _Table) -> SoftwareKey:
 _REQUIRED: Any = object()
 
 
-class _Table:
+class Table:
     """A table whose settings are taken one by one; what is left over at the end is refused."""
 
     def __init__(self, values: dict[str, Any], name: str = "") -> None:
@@ -207,12 +220,12 @@ class _Table:
             raise self.wrong(key, value, f"a number from {low} to {high}")
         return value
 
-    def either(self, one: str, other: str) -> _Table:
+    def either(self, one: str, other: str) -> Table:
         """Exactly one of two tables."""
         if (one in self._values) == (other in self._values):
             raise UsageError(f"exactly one of the tables [{one}] and [{other}] must be there")
         name = one if one in self._values else other
-        return _Table(self.take(name, dict), name)
+        return Table(self.take(name, dict), name)
 
     def done(self) -> None:
         if self._values:

@@ -13,6 +13,13 @@ STAGES = ("proof", "journal", "device", "total")
 _PREFIX = "sigsum_oracle"
 
 
+def family(name: str, kind: str, text: str, *samples: tuple[str, float]) -> Iterator[str]:
+    """The lines of one metric; a sample is its labels in braces, or "", and its value."""
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+    yield from (f"{name}{labels} {value}" for labels, value in samples)
+
+
 class Metrics:
     """What is counted. Each figure has one writing thread; reading one too early does no harm."""
 
@@ -47,9 +54,7 @@ class Metrics:
         lines: list[str] = []
 
         def add(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
-            lines.append(f"# HELP {_PREFIX}_{name} {text}")
-            lines.append(f"# TYPE {_PREFIX}_{name} {kind}")
-            lines.extend(f"{_PREFIX}_{name}{labels} {value}" for labels, value in samples)
+            lines.extend(family(f"{_PREFIX}_{name}", kind, text, *samples))
 
         add(
             "requests_total",

@@ -9,8 +9,6 @@ stuck in, and the worker gives up by its own deadlines soon after.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import grp
 import logging
 import os
 import signal
@@ -37,7 +35,9 @@ from sigsum_ops.hsm.oracle.config import HsmKey, LogRole, Settings
 from sigsum_ops.hsm.oracle.journal import Journal
 from sigsum_ops.hsm.oracle.latch import Latch
 from sigsum_ops.hsm.oracle.metrics import Metrics
+from sigsum_ops.hsm.oracle.signatures import Counter
 from sigsum_ops.hsm.oracle.signer import HsmSigner, Signer, SignerError, SoftwareSigner, WrongDevice
+from sigsum_ops.hsm.oracle.systemd import credential, notify
 from sigsum_ops.log.keys import load_private_key
 from sigsum_ops.log.merkle import ProofError
 from sigsum_ops.log.statefiles import write_durably
@@ -183,7 +183,10 @@ def run(settings: Settings) -> None:
     with ExitStack() as stack:
         approver = _approver(settings, metrics, stack)
         oracle = Oracle(
-            approver, _signer(settings, metrics), RateLimit(settings.signatures_per_minute), metrics
+            approver,
+            _signer(settings, metrics, stack),
+            RateLimit(settings.signatures_per_minute),
+            metrics,
         )
         stack.callback(oracle.close)
         asyncio.run(_serve(settings, oracle, metrics))
@@ -203,7 +206,7 @@ async def _serve(settings: Settings, oracle: Oracle, metrics: Metrics) -> None:
             return
         log.info("key %s proven: %s", settings.public_key.hash, await proving)
         agent = Agent(settings.public_key, f"sigsum-oracle:{settings.public_key.hash}", oracle.sign)
-        listening = listen(settings.socket, settings.socket_group)
+        listening = listen(settings.socket)
         server = await asyncio.start_unix_server(agent.serve, sock=listening)
         try:
             notify("READY=1\nSTATUS=" + ("LATCHED" if metrics.latched else "signing"))
@@ -240,7 +243,7 @@ def _approver(settings: Settings, metrics: Metrics, stack: ExitStack) -> Approve
     return LogApprover(settings.public_key, journal, latch, tree, metrics)
 
 
-def _signer(settings: Settings, metrics: Metrics) -> Signer:
+def _signer(settings: Settings, metrics: Metrics, stack: ExitStack) -> Signer:
     key = settings.key
     if isinstance(key, HsmKey):
         return HsmSigner(
@@ -250,34 +253,14 @@ def _signer(settings: Settings, metrics: Metrics) -> Signer:
             passphrase=credential(key.passphrase_credential),
             pinned=settings.public_key,
             metrics=metrics,
+            counter=stack.enter_context(Counter.open(settings.signatures)),
             rehearsal_allowed=key.rehearsal_device,
         )
     return SoftwareSigner(load_private_key(key.file), settings.public_key)
 
 
-def credential(name: str) -> str:
-    """A passphrase that systemd hands over (systemd.exec(5), LoadCredential=), and nobody else.
-
-    One newline at its end is not part of it.
-    """
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not directory:
-        raise OpsError(
-            f"no credential {name}: CREDENTIALS_DIRECTORY is not set",
-            hint="The passphrase comes from systemd only: start the unit sigsum-oracle.",
-        )
-    path = Path(directory, name)
-    try:
-        passphrase = path.read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OpsError(f"{path}: the passphrase cannot be read") from error
-    if not passphrase:
-        raise OpsError(f"{path}: the passphrase is empty")
-    return passphrase
-
-
-def listen(path: Path, group: str | None) -> socket.socket:
-    """A listening socket that its group may use, in place of one that a killed oracle has left.
+def listen(path: Path) -> socket.socket:
+    """A listening socket for this process's group, in place of one that a killed oracle has left.
 
     Raises:
         OpsError: another oracle answers there, or it cannot be made.
@@ -292,13 +275,8 @@ def listen(path: Path, group: str | None) -> socket.socket:
             listening.bind(str(path))
         finally:
             os.umask(previous)
-        if group is not None:
-            os.chown(path, -1, grp.getgrnam(group).gr_gid)
         path.chmod(0o660)
         listening.listen(64)
-    except KeyError as error:
-        listening.close()
-        raise OpsError(f"{path}: there is no group {group}") from error
     except OSError as error:
         listening.close()
         raise OpsError(f"{path}: cannot listen: {error.strerror or error}") from error
@@ -318,15 +296,6 @@ def _remove_stale(path: Path) -> None:
             path.unlink()
             return
     raise OpsError(f"{path}: another oracle answers there")
-
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing where there is none that wants to know."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
-        sender.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 async def _write_metrics(path: Path, metrics: Metrics) -> None:

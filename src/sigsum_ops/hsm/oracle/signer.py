@@ -38,6 +38,7 @@ from yubihsm.utils import password_to_key
 from sigsum_ops.errors import OpsError
 from sigsum_ops.hsm.identity import is_rehearsal
 from sigsum_ops.hsm.oracle.metrics import Metrics
+from sigsum_ops.hsm.oracle.signatures import Counter
 from sigsum_ops.log.keys import PublicKey, public_key_of
 
 T = TypeVar("T")
@@ -111,9 +112,11 @@ class HsmSigner:
         passphrase: str,
         pinned: PublicKey,
         metrics: Metrics,
+        counter: Counter,
         rehearsal_allowed: bool = False,
     ) -> None:
         self.metrics = metrics
+        self._counter = counter
         self._connector = Connector(url)
         self._authentication_key = authentication_key
         self._signing_key = signing_key
@@ -134,7 +137,8 @@ class HsmSigner:
 
         def sign(key: AsymmetricKey) -> bytes:
             self.metrics.device_signatures += 1
-            signature = key.sign_eddsa(message)
+            with self._counter.asked(no=YubiHsmDeviceError):
+                signature = key.sign_eddsa(message)
             self._pinned.verify(signature, message)
             return signature
 
