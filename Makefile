@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The longest first, for those who run several at a time.
 SCENARIOS := site log_server signing_oracle trillian yubihsm_connector mariadb base sigsum_tools
+HOURS := 1
 RESULTS := $(CURDIR)/build/results
 PLAYBOOK := $(BIN)/ansible-playbook -i inventories/lab
 
-.PHONY: help venv demo test test-fast lint unit scenarios docs lock bench clean
+.PHONY: help venv demo test test-fast lint unit scenarios docs lock bench soak clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -64,6 +65,9 @@ lock: venv ## Pin the newest allowed dependencies, with hashes
 
 bench: venv ## Measure upstream's settings and ours side by side on the lab (16 minutes)
 	$(BIN)/sigsum-ops bench
+
+soak: venv ## Break everything on the lab for an hour while it is loaded (HOURS=1)
+	$(BIN)/sigsum-ops soak --hours $(HOURS) --out docs/measurements/soak-$$(date +%F)-$$(git rev-parse --short HEAD).json
 
 clean: ## Remove what was built; the lab stays (sigsum-ops lab down)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -313,6 +313,43 @@ def bench(
             typer.echo(line)
 
 
+@app.command()
+def soak(
+    hours: Annotated[float, typer.Option(help="How long.")] = 1.0,
+    rate: Annotated[float, typer.Option(help="Leaves per second that are submitted.")] = 20.0,
+    seed: Annotated[
+        str | None, typer.Option(help="Decides on the faults and leaves.  [default: random]")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The lab.")] = "lab",
+    out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Load a lab for hours while everything breaks that may break: it has to mend itself.
+
+    Kills processes, cuts power, unplugs the HSM, takes the database away, one after the other, and
+    waits after each until the log signs again. Exits 1 where a leaf acknowledged with 200 is not
+    proven, a tree head does not extend the one before, the oracle latched, or the log did not come
+    back. The lab must have been converged. Example: sigsum-ops soak --hours 8 --out soak.json
+    """
+    import secrets
+
+    from sigsum_ops.lab.lab import Lab
+    from sigsum_ops.lab.soak import Plan, execute, lines
+
+    result = execute(
+        Plan(hours, rate, seed or secrets.token_hex(8)),
+        lab=Lab(name),
+        out=out,
+        tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for line in lines(result):
+            typer.echo(line)
+    raise typer.Exit(code=0 if result["passed"] else 1)
+
+
 def main() -> None:
     """Entry point: turn an OpsError into a message and its exit code."""
     try:
