@@ -208,7 +208,7 @@ def execute(
     if missing:
         raise OpsError(f"the lab has no {', '.join(sorted(missing))}", hint="sigsum-ops lab up")
     target = log_of_inventory(lab.inventory)
-    damage = Damage()
+    damage, commit = Damage(), _commit()
     done = asyncio.run(_soak(plan, lab, target, faults, damage, tell))
     latched = lab.exec(PRIMARY, ["test", "-e", LATCH]).returncode == 0
     result = {
@@ -218,7 +218,7 @@ def execute(
         "latched": latched,
         "failed": damage.failed,
         "faults": damage.report(),
-        "commit": _commit(),
+        "commit": commit,
         "plan": {"hours": plan.hours, "rate": plan.rate, "seed": plan.seed},
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpus": os.cpu_count(),
