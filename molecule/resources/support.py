@@ -112,6 +112,30 @@ def main_pid(host: Host, unit: str) -> str:
     return pid
 
 
+_SHOWN = """
+import glob, subprocess, sys
+with open(sys.argv[1], "rb") as file:
+    secret = file.read().strip()
+assert len(secret) >= 20
+found = []
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    try:
+        with open(path, "rb") as file:
+            found += [path] * (secret in file.read())
+    except OSError:
+        pass  # it ended meanwhile
+journal = subprocess.run(["journalctl", "--no-pager"], stdout=subprocess.PIPE, check=True).stdout
+assert len(journal) > 1000
+found += ["the journal"] * (secret in journal)
+print(*found, sep="\\n")
+"""
+
+
+def shown(host: Host, path: str) -> list[str]:
+    """Where the secret in a file is shown: arguments of processes, or the journal."""
+    return str(host.check_output("python3 -c %s %s", _SHOWN, path)).splitlines()
+
+
 def eventually(holds: Callable[[], bool], *, seconds: float, what: str) -> float:
     """Wait until ``holds()``; return how many seconds that took, or fail naming ``what``."""
     start = time.monotonic()

@@ -47,12 +47,14 @@ class Log:
         return time.monotonic() - start
 
 
-def fault(machine: Host, kind: str) -> None:
-    """Have something go wrong in the machine's rehearsal device."""
-    machine.check_output("python3 -c %s %s", POST, kind)
-
-
-POST = f"""
-import sys, urllib.request
-urllib.request.urlopen("{DEVICE}/rehearsal/faults", data=sys.argv[1].encode(), timeout=5).read()
+# With the package that the machine has.
+FAULT = f"""
+import sys
+from sigsum_ops.hsm.rehearsal import clear, strike
+strike("{DEVICE}", *sys.argv[1:]) if sys.argv[1:] else clear("{DEVICE}")
 """
+
+
+def fault(machine: Host, kind: str = "") -> None:
+    """Have something go wrong in the machine's rehearsal device; without a kind, end all faults."""
+    machine.check_output(f"python3 -c %s {kind}", FAULT)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from resources.support import eventually, exposure, main_pid, submit
+from harness import DEVICE, fault
+from resources.support import eventually, exposure, main_pid, shown, submit
 from testinfra.host import Host
 
 STATE = "/var/lib/sigsum-hsm"
-DEVICE = "http://127.0.0.1:12345"
 AUDIT = "sigsum-hsm-audit"
 CHECK = "sigsum-hsm-check"
 PRIVATE = "/etc/sigsum/private"
@@ -46,12 +46,8 @@ def test_the_device_is_checked_again_and_again(machines: dict[str, Host], name: 
     machine = machines[name]
     assert machine.service(f"{CHECK}.timer").is_running
     assert machine.service(f"{CHECK}.timer").is_enabled
-    eventually(
-        lambda: metric(machine, 'sigsum_hsm_check_state{state="ok"}') == "1",
-        seconds=20,
-        what=f"{name} is checked",
-    )
     machine.check_output("systemctl start %s", CHECK)
+    assert metric(machine, 'sigsum_hsm_check_state{state="ok"}') == "1"
     found = json.loads(machine.check_output("sigsum-ops hsm check --json"))
     assert found["state"] == "ok"
 
@@ -69,9 +65,7 @@ def test_the_passphrases_are_roots_only(machines: dict[str, Host], name: str) ->
         path = f"{PRIVATE}/hsm-{part}-passphrase"
         assert machine.file(path).mode & 0o077 == 0
         assert not machine.run("runuser -u sigsum-hsm -- cat %s", path).succeeded
-        # The pattern comes from the file, or grep would find its own command line.
-        assert machine.run("grep -qaFf %s /proc/[0-9]*/cmdline", path).rc == 1
-        assert machine.run("journalctl --no-pager | grep -qFf %s", path).rc == 1
+        assert shown(machine, path) == []
 
 
 @pytest.mark.parametrize("unit", [AUDIT, CHECK])
@@ -124,13 +118,14 @@ def test_killed_it_goes_on_without_a_gap(log1: Host, client1: Host) -> None:
 
 
 def test_a_device_that_is_away_is_unknown_for_as_long(log2: Host) -> None:
-    strike(log2, "unplug=25")
+    fault(log2, "unplug")
     eventually(
         lambda: metric(log2, 'sigsum_hsm_audit_state{state="unknown"}') == "1",
-        seconds=15,
+        seconds=30,
         what="the audit does not know",
     )
     assert log2.run("sigsum-ops hsm check").rc == 3
+    fault(log2)
     eventually(
         lambda: metric(log2, 'sigsum_hsm_audit_state{state="ok"}') == "1",
         seconds=40,
@@ -138,15 +133,6 @@ def test_a_device_that_is_away_is_unknown_for_as_long(log2: Host) -> None:
     )
     log2.check_output("systemctl start %s", CHECK)
     assert audit(log2)["findings"] == []
-
-
-def strike(machine: Host, fault: str) -> None:
-    """Have something go wrong in the machine's rehearsal device."""
-    program = (
-        "import sys, urllib.request\n"
-        f'urllib.request.urlopen("{DEVICE}/rehearsal/faults", sys.argv[1].encode(), 5).read()'
-    )
-    machine.check_output("python3 -c %s %s", program, fault)
 
 
 @pytest.fixture
@@ -158,7 +144,7 @@ def acknowledged(log1: Host) -> Iterator[None]:
         line = str(findings[-1]["line"])
         log1.check_output("sigsum-ops hsm audit --acknowledge %s", line)
     log1.check_output("systemctl start %s", AUDIT)
-    assert audit(log1)["outcome"] == "ok"
+    eventually(lambda: audit(log1)["outcome"] == "ok", seconds=30, what="the audit is at ease")
 
 
 THIEF = """
@@ -178,7 +164,7 @@ session.close()
 @pytest.mark.usefixtures("acknowledged")
 def test_a_signature_behind_the_oracles_back_is_an_alarm(log1: Host) -> None:
     looked(log1)
-    assert audit(log1)["outcome"] == "ok"
+    eventually(lambda: audit(log1)["outcome"] == "ok", seconds=30, what="the audit is at ease")
     log1.check_output("python3 -c %s %s", THIEF, DEVICE)
     eventually(
         lambda: metric(log1, 'sigsum_hsm_audit_state{state="alarm"}') == "1",
@@ -196,7 +182,7 @@ def test_a_signature_behind_the_oracles_back_is_an_alarm(log1: Host) -> None:
 def test_an_audit_that_was_away_for_too_long_is_unknown(log1: Host) -> None:
     log1.check_output("systemctl stop %s", AUDIT)
     # What the ring has no room for; the log's own signatures would take minutes.
-    strike(log1, "log-full")
+    fault(log1, "log-full")
     first = given(log1)
     eventually(lambda: given(log1) >= first + 2, seconds=60, what="the ring goes around")
     log1.check_output("systemctl start %s", AUDIT)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import islice
+from subprocess import CompletedProcess, TimeoutExpired
 
 import pytest
 
-from sigsum_ops.errors import UsageError
+from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.lab import soak
+from sigsum_ops.lab.lab import Lab
 from sigsum_ops.lab.soak import FAULTS, Damage, Fault, Plan, lines, schedule
 
 
@@ -51,9 +55,29 @@ def test_everything_that_is_wrong_is_said() -> None:
     }
     result = {
         **{"split_views": 1, "lost_leaves": 1, "latched": True, "failed": "x: y", "faults": {}},
-        **{"passed": False, "load": load},
+        **{"passed": False, "load": load, "audits": {"log1": "alarm"}},
     }
     said = "\n".join(lines(result))
-    for word in ("SPLIT VIEW", "went back", "LOST", "not found", "LATCHED", "FAILED: x: y"):
+    for word in ("SPLIT VIEW", "went back", "LOST", "not found", "LATCHED", "alarm", "FAILED: x"):
         assert word in said
     assert said.endswith("NOT PASSED")
+
+
+def test_a_command_that_does_not_end_is_a_failure_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hang(_lab: Lab, _host: str, argv: Sequence[str], **_: object) -> None:
+        raise TimeoutExpired(list(argv), 240)
+
+    monkeypatch.setattr(Lab, "exec", hang)
+    with pytest.raises(OpsError, match=r"systemctl kill .* took over"):
+        FAULTS[0].strike(Lab(), random.Random("a"))  # noqa: S311 - an order
+
+
+def test_an_ssh_that_fails_says_nothing_of_a_latch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_lab: Lab, _host: str, argv: Sequence[str], **_: object) -> CompletedProcess[str]:
+        return CompletedProcess(list(argv), 255, "", "no route")
+
+    monkeypatch.setattr(Lab, "exec", fail)
+    with pytest.raises(OpsError, match="no route"):
+        soak.latched(Lab())

@@ -77,7 +77,12 @@ def secrets(site: Site) -> list[str]:
     device = site.ask(PRIMARY, "cat /var/lib/sigsum-rehearsal-hsm/*.json")
     (body,) = {item.body for item in State.from_json(device).store if item.id == LOG_SIGNING_KEY}
     exponent = body[:32]
-    found = {site.ask(PRIMARY, "cat /etc/sigsum/private/hsm-passphrase").encode()}
+    found = {
+        passphrase.encode()
+        for name in (PRIMARY, SECONDARY)
+        for passphrase in site.ask(name, "cat /etc/sigsum/private/*-passphrase").split()
+    }
+    assert len(found) == 5  # the log's own, and for each machine those of health and audit
     found |= {exponent, exponent.hex().encode(), base64.b64encode(exponent)[:-2]}
     for text in "\n".join(keys).split("-----BEGIN OPENSSH PRIVATE KEY-----")[1:]:
         body, end, _ = text.partition("-----END OPENSSH PRIVATE KEY-----")
@@ -87,7 +92,7 @@ def secrets(site: Site) -> list[str]:
         # by its lines. The first line of a key file is the same in all.
         found |= {seed, seed.hex().encode(), base64.b64encode(seed)[:-2]}
         found |= {line.encode() for line in body.split()[1:] if len(line) > 30}
-    assert len(found) >= 1 + 3 + 4 * 4  # the three hosts' keys and the secondary's node key
+    assert len(found) >= 5 + 3 + 4 * 4  # the three hosts' keys and the secondary's node key
     return [secret.hex() for secret in found]
 
 

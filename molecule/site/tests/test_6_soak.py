@@ -28,7 +28,7 @@ def run(site: Site, seconds: float, faults: list[soak.Fault]) -> dict[str, objec
 
 
 def test_a_short_soak_passes(site: Site) -> None:
-    result = run(site, 45, [fault for fault in soak.FAULTS if fault.name in QUICK])
+    result = run(site, 90, [fault for fault in soak.FAULTS if fault.name in QUICK])
     assert result["passed"], result
     struck = result["faults"]
     assert isinstance(struck, dict)

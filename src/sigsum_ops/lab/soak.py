@@ -14,7 +14,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,8 @@ UNITS = {
 LATCH = "/var/lib/sigsum-oracle/latch"
 # A log that does not sign again in this time after a fault is not coming back by itself.
 PATIENCE = 180.0
+# For one command on a machine, such as a restart of everything.
+COMMAND_SECONDS = 240.0
 # Between a recovery and the next fault, so that the log has something to lose.
 REST = (5.0, 30.0)
 # Submitted leaves get as long as this to be published in the end.
@@ -44,10 +46,12 @@ DRAIN = 180.0
 _CLIENTS = 8
 _POLL = 0.5
 
-_STRIKE = """
-import sys, urllib.request
-url = "http://127.0.0.1:12345/rehearsal/faults"
-urllib.request.urlopen(url, data=sys.argv[1].encode(), timeout=5).read()
+# On the machine, with the package that it has. Without an argument, all faults end.
+_DEVICE = """
+import sys
+from sigsum_ops.hsm.rehearsal import clear, strike
+url, faults = "http://127.0.0.1:12345", sys.argv[1:]
+strike(url, *faults) if faults else clear(url)
 """
 
 Tell = Callable[[str], None]
@@ -68,11 +72,16 @@ def _sh(host: str, script: str) -> Callable[[Lab, random.Random], None]:
     return strike
 
 
-def _run(lab: Lab, host: str, *argv: str) -> str:
-    done = lab.exec(host, argv, timeout=120)
-    if done.returncode != 0:
-        raise OpsError(f"on {host}, `{' '.join(argv)[:200]}` failed: {done.stderr.strip()[-400:]}")
-    return done.stdout
+def _run(lab: Lab, host: str, *argv: str, allowed: Collection[int] = (0,)) -> tuple[int, str]:
+    """Exit status and output of a command; OpsError where the status is not among the allowed."""
+    command = " ".join(argv)[:200]
+    try:
+        done = lab.exec(host, argv, timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise OpsError(f"on {host}, `{command}` took over {COMMAND_SECONDS:.0f} s") from error
+    if done.returncode not in allowed:
+        raise OpsError(f"on {host}, `{command}` failed: {done.stderr.strip()[-400:]}")
+    return done.returncode, done.stdout
 
 
 def _kill(host: str, unit: str) -> Fault:
@@ -103,8 +112,8 @@ def _unplug(seconds: float) -> Fault:
     return Fault(f"HSM unplugged for {seconds:g} s", strike)
 
 
-def _device(lab: Lab, fault: str) -> None:
-    _run(lab, PRIMARY, "python3", "-c", _STRIKE, fault)
+def _device(lab: Lab, *fault: str) -> None:
+    _run(lab, PRIMARY, "python3", "-c", _DEVICE, *fault)
 
 
 def _power(*hosts: str) -> Fault:
@@ -210,12 +219,18 @@ def execute(
     target = log_of_inventory(lab.inventory)
     damage, commit = Damage(), _commit()
     done = asyncio.run(_soak(plan, lab, target, faults, damage, tell))
-    latched = lab.exec(PRIMARY, ["test", "-e", LATCH]).returncode == 0
+    _device(lab)  # no fault is left armed
+    is_latched = latched(lab)
+    audits = {host: _audit(lab, host) for host in UNITS}
     result = {
-        "passed": done.passed and not latched and damage.failed is None,
+        "passed": (
+            (done.passed and bool(damage.recovered) and damage.failed is None)
+            and not (is_latched or "alarm" in audits.values())
+        ),
         "split_views": len(done.heads.violations),
         "lost_leaves": len(done.unproven),
-        "latched": latched,
+        "latched": is_latched,
+        "audits": audits,
         "failed": damage.failed,
         "faults": damage.report(),
         "commit": commit,
@@ -259,14 +274,14 @@ async def _break(
 ) -> None:
     rng = random.Random(plan.seed)  # noqa: S311 - an order, no secret
     async with LogClient(target.url, timeout=5) as client:
-        await _signs(client, "at the start")
+        await _signs(client, "at the start", 180.0)
         for fault in schedule(rng, faults):
             await asyncio.sleep(rng.uniform(*REST))
             if time.monotonic() > end:
                 return
             try:
                 await asyncio.to_thread(fault.strike, lab, rng)
-                seconds = await _signs(client, f"after: {fault.name}")
+                seconds = await _signs(client, f"after: {fault.name}", PATIENCE)
             except OpsError as error:
                 # The machines stay as they are, to be looked at.
                 damage.failed = f"{fault.name}: {error.message}"
@@ -276,10 +291,10 @@ async def _break(
             tell(f"{seconds:6.1f} s until it signed again: {fault.name}")
 
 
-async def _signs(client: LogClient, when: str) -> float:
+async def _signs(client: LogClient, when: str, patience: float) -> float:
     """Seconds until the log has published a larger tree head than it has now."""
     start, size = time.monotonic(), None
-    while time.monotonic() < start + PATIENCE:
+    while time.monotonic() < start + patience:
         try:
             now = (await client.get_tree_head()).signed.head.size
         except ApiError:
@@ -290,7 +305,18 @@ async def _signs(client: LogClient, when: str) -> float:
             if now > size:
                 return time.monotonic() - start
         await asyncio.sleep(_POLL)
-    raise OpsError(f"the log signs nothing new for {PATIENCE:.0f} s {when}")
+    raise OpsError(f"the log signs nothing new for {patience:.0f} s {when}")
+
+
+def latched(lab: Lab) -> bool:
+    """Whether the oracle has latched. Raises OpsError where the machine does not say."""
+    return _run(lab, PRIMARY, "test", "-e", LATCH, allowed=(0, 1))[0] == 0
+
+
+def _audit(lab: Lab, host: str) -> str:
+    """What the audit of the machine's HSM has come to; an honest log is never alarmed about."""
+    _, said = _run(lab, host, "sigsum-ops", "hsm", "audit", "--show", "--json", allowed=(0, 1, 3))
+    return str(json.loads(said)["outcome"])
 
 
 def _commit() -> str | None:
@@ -315,6 +341,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"LOST: {result['load']['unproven']}"
     if result["latched"]:
         yield f"LATCHED: {PRIMARY}:{LATCH} (docs/bcp/oracle-latched.md)"
+    for host, outcome in result["audits"].items():
+        yield f"audit of the HSM of {host}: {outcome}"
     if result["failed"]:
         yield f"FAILED: {result['failed']}"
     yield "passed" if result["passed"] else "NOT PASSED"
