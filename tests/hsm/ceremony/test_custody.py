@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from sigsum_ops.hsm import plan as plans
 from sigsum_ops.hsm.device import Device
@@ -34,7 +36,10 @@ def _blocks(page: Path) -> list[str]:
 
 
 def test_the_page_has_what_is_tried_here() -> None:
-    starts = ("umask", "umask", "for name", "connect", "connect", "delete 0 400", "sigsum-ops")
+    starts = (
+        *("umask", "umask", "for name", "connect", "connect", "delete 0 400", "sigsum-ops"),
+        "openssl",
+    )
     assert [
         block.startswith(start) for block, start in zip(_blocks(CUSTODY), starts, strict=True)
     ] == [True] * len(starts)
@@ -119,7 +124,7 @@ def test_an_oracle_is_restored_as_the_page_says(memory: Path, case: Case) -> Non
         words = shlex.split(block.replace("\\\n", " "))[1:]
         return typed("", sys.executable, "-m", "sigsum_ops.cli", *words, "--connector", connector)
 
-    from_hex, from_shares, passphrases, export, provision, lock, status = _blocks(CUSTODY)
+    from_hex, from_shares, passphrases, export, provision, lock, status, health = _blocks(CUSTODY)
     yearly = next(block for block in _blocks(ROUTINE) if "status backup-safe" in block)
     if case.generation == "established":
         passphrases = passphrases.replace(" audit health", "")
@@ -136,6 +141,11 @@ def test_an_oracle_is_restored_as_the_page_says(memory: Path, case: Case) -> Non
         (opened / "PLAN").write_text(text.replace(str(planned.serial), str(NEW)))
         assert "As planned" in ours(said(status), new[NEW])
         assert "As planned" in ours(said(yearly), urls[90000001])
+        if case.generation == "new":
+            pem = (opened / "health-key.pem").read_bytes()
+            key = load_pem_public_key(pem)
+            assert isinstance(key, Ed25519PublicKey)
+            assert typed(said(health), "bash", "-e") == key.public_bytes_raw().hex()
         with Device(new[NEW]) as device:
             secret = (opened / "backup-authentication.hex").read_bytes().strip()
             assert not device.opens(100, secret)

@@ -113,6 +113,23 @@ def test_signatures_made_while_it_was_looked_are_no_excess_and_no_lack() -> None
     assert judged(made, Count(ID, given=2), Count(ID, given=3)) == "too-few"
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (Count(ID, given=4, lost=3), "base"),  # a power cut, and one answer for a lost one
+        (Count(ID, given=4, lost=2), "recount"),
+        (Count(ID, given=3, lost=3), "recount"),
+        (Count(ID, given=6, lost=1), "recount"),
+    ],
+)
+def test_only_an_older_count_is_a_recount(count: Count, said: str) -> None:
+    log = Log()
+    for _ in range(5):
+        log.write()
+    made = account(log, f"base 0 2 5 {ID}")
+    assert judged(made, count) == said
+
+
 def test_what_got_no_answer_is_settled_once_it_can_no_longer_happen() -> None:
     log = Log()
     made = account(log, f"base 0 0 0 {ID}")

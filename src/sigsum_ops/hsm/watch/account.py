@@ -105,6 +105,7 @@ class Account:
     lines: int = 0
     entries: int = 0
     made: int = 0  # signatures by the key, for its user
+    first: Entry | None = None
     last: Entry | None = None
     base: Base | None = None
     findings: list[Finding] = field(default_factory=list)  # that nobody acknowledged
@@ -144,6 +145,7 @@ class Account:
     def _entry(self, entry: Entry) -> None:
         if self.last and not self._breaks_told and not entry.follows(self.last):
             self._break(self.last, entry)
+        self.first = self.first or entry
         self.last = entry
         self.entries += 1
         if not entry.succeeded:
@@ -215,7 +217,9 @@ def compare(account: Account, before: Count | None, after: Count | None, now: fl
         if quiet:
             return Comparison(f"base {current}")
         return Comparison(waiting="a quiet moment, in which the oracle signs nothing")
-    if base.id not in (_NOBODY, then.id) or then.given < base.given or then.lost < base.lost:
+    # After a power cut an answer that came may count as one that did not: given less, lost more.
+    older = then.lost < base.lost or then.given + then.lost < base.given + base.lost
+    if base.id not in (_NOBODY, then.id) or older:
         return Comparison(
             f"recount the oracle's count was {base.given} given, {base.lost} lost ({base.id}), and"
             f" is {then.given} given, {then.lost} lost ({then.id})"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import re
 import signal
 import struct
 import threading
@@ -29,9 +30,17 @@ from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.hsm.devicelog import ENTRY_SIZE
 from sigsum_ops.hsm.oracle import signatures
 from sigsum_ops.hsm.oracle.metrics import family
+from sigsum_ops.hsm.oracle.signatures import Count
 from sigsum_ops.hsm.oracle.systemd import notify
 from sigsum_ops.hsm.watch import BAD, PROCEDURE, UNKNOWN
-from sigsum_ops.hsm.watch.account import Kind, Outcome, additions, compare
+from sigsum_ops.hsm.watch.account import (
+    Account,
+    Comparison,
+    Kind,
+    Outcome,
+    additions,
+    compare,
+)
 from sigsum_ops.hsm.watch.archive import Archive, ArchiveError
 from sigsum_ops.hsm.watch.config import Audit, load
 from sigsum_ops.hsm.watch.link import Link, StaticKeys
@@ -43,16 +52,22 @@ LOOK_EVERY = 1.0  # seconds; a real device makes about ten signatures in that ti
 DRAIN_EVERY = 10.0  # seconds, when little happens
 DRAIN_AT = 16  # entries of the 62
 METRICS_EVERY = 10.0  # seconds
+STALE = 60.0  # seconds after which metrics are those of a service that hangs or is gone
+_METRIC = "sigsum_hsm_audit"
 
 
 @dataclass(frozen=True)
 class Round:
-    """One look at a device: the outcome, why it is not known, what came with it."""
+    """One look at a device: the outcome, why it is not known, what came with it.
+
+    Not ``drained``: the device could not be asked, and its log is as full as it was.
+    """
 
     outcome: Outcome
     doubt: str | None = None
     new_entries: int = 0
     unlogged: tuple[int, int] = (0, 0)  # boots and authentications, for want of room
+    drained: bool = True
 
 
 def configured(config: Path) -> Audit:
@@ -77,6 +92,8 @@ def open_archive(settings: Audit, *, writable: bool = True) -> Archive:
 def once(settings: Audit, archive: Archive, link: Link, keys: StaticKeys) -> Round:
     """Fetch what the device has logged, archive it, free it, compare. Never raises for a device.
 
+    A count that cannot be read keeps nothing from being fetched and freed.
+
     Raises:
         ArchiveError: the disk does not take it; nothing was freed.
     """
@@ -84,25 +101,43 @@ def once(settings: Audit, archive: Archive, link: Link, keys: StaticKeys) -> Rou
     known = account.entries
     try:
         link.expect(settings.where.serial, rehearsal_allowed=settings.where.rehearsal_device)
-        before = signatures.read(settings.signatures)
+        before = _count(settings)
         with link.session(settings.authentication_key, keys) as session:
             boots, authentications, fetched = _fetch(session)
-            after = signatures.read(settings.signatures)
+            after = _count(settings)
             _append(archive, list(additions(account, fetched)))
             if fetched:
                 _free(session, int.from_bytes(fetched[-1][:2], "big"))
-        comparison = compare(account, before, after, time.time())
     except ArchiveError:
         raise
     except OpsError as error:
         outcome = Outcome.ALARM if account.outcome == Outcome.ALARM else Outcome.UNKNOWN
-        return Round(outcome, str(error), account.entries - known)
+        return Round(outcome, str(error), account.entries - known, drained=False)
+    comparison = _compared(account, before, after)
     if comparison.line:
         _append(archive, [comparison.line])
     outcome = account.outcome
     if comparison.waiting and outcome == Outcome.OK:
         outcome = Outcome.UNKNOWN
     return Round(outcome, comparison.waiting, account.entries - known, (boots, authentications))
+
+
+def _count(settings: Audit) -> Count | OpsError | None:
+    """The oracle's count, or why it is not known."""
+    try:
+        return signatures.read(settings.signatures)
+    except OpsError as error:
+        return error
+
+
+def _compared(
+    account: Account, before: Count | OpsError | None, after: Count | OpsError | None
+) -> Comparison:
+    if isinstance(before, OpsError):
+        return Comparison(waiting=str(before))
+    if isinstance(after, OpsError):
+        return Comparison(waiting=str(after))
+    return compare(account, before, after, time.time())
 
 
 def _fetch(session: AuthSession) -> tuple[int, int, list[bytes]]:
@@ -140,6 +175,7 @@ def report(settings: Audit, archive: Archive, done: Round) -> dict[str, object]:
         "serial": settings.where.serial,
         "archive": str(archive.path),
         "new_entries": done.new_entries,
+        "first_entry": account.first.number if account.first else None,
         "entries": account.entries,
         "signatures_made": account.made,
         "unlogged_boots": done.unlogged[0],
@@ -159,9 +195,36 @@ def run_once(settings: Audit, keys: StaticKeys) -> dict[str, object]:
 
 
 def show(settings: Audit) -> dict[str, object]:
-    """Check the whole archive, beside the service; asks no device. Raises ArchiveError."""
+    """Check the whole archive, beside the service; asks no device. Raises ArchiveError.
+
+    An archive without findings is ok only where the service still goes on with it, and knows.
+    """
     with open_archive(settings, writable=False) as archive:
-        return report(settings, archive, Round(archive.account.outcome))
+        outcome = archive.account.outcome
+        doubt = _service_doubt(settings.metrics_file)
+        if archive.account.base is None:
+            doubt = doubt or "there is no moment yet from which on signatures are compared"
+        if doubt and outcome == Outcome.OK:
+            outcome = Outcome.UNKNOWN
+        return report(settings, archive, Round(outcome, doubt))
+
+
+def _service_doubt(path: Path | None) -> str | None:
+    """Why the service does not know by its own metrics, which each of its rounds writes."""
+    if path is None:
+        return "whether the service runs: it has no metrics_file that would tell"
+    try:
+        metrics = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return f"{path} cannot be read: no round of the service is known"
+    found = re.search(rf"^{_METRIC}_timestamp_seconds ([0-9.]+)$", metrics, re.M)
+    last = float(found[1]) if found else 0.0
+    since = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
+    if abs(time.time() - last) > STALE:
+        return f"the service has not looked at the device since {since}"
+    if f'{_METRIC}_state{{state="unknown"}} 1\n' in metrics:
+        return f"the service itself, as of {since}: journalctl -u sigsum-hsm-audit says why"
+    return None
 
 
 def acknowledge(settings: Audit, line: int) -> dict[str, object]:
@@ -196,6 +259,8 @@ def view(shown: Mapping[str, Any]) -> str:
         f"archive   {shown['archive']}, {shown['entries']} entries ({shown['new_entries']} new),"
         f" {shown['signatures_made']} signatures",
     ]
+    if shown["first_entry"] is not None:
+        lines.append(f"          begins with the device's entry {shown['first_entry']}")
     if shown["doubt"]:
         lines.append(f"unknown   {shown['doubt']}")
     for found in shown["findings"]:
@@ -238,15 +303,21 @@ class Service:
         self._link = Link(settings.where.connector)
         self._said = ""
         self._told = 0  # findings
-        self._drained = self._written = float("-inf")
+        self._began = self._written = float("-inf")
+        self._failed = False
 
     def look(self) -> None:
-        """Drain the device's log if it is time, and say what is new."""
+        """Drain the device's log if it is time, and say what is new.
+
+        A round that failed is not repeated early, however full the log is: it may leave a session
+        behind for 30 s, and the device has 16, for the oracle too.
+        """
         now = time.monotonic()
-        if now - self._drained < DRAIN_EVERY and not self._fills():
+        if now - self._began < DRAIN_EVERY and (self._failed or not self._fills()):
             return
-        self._drained = now
+        self._began = now
         done = once(self._settings, self._archive, self._link, self._keys)
+        self._failed = not done.drained
         changed = self._tell(done)
         if changed or now - self._written >= METRICS_EVERY:
             self._written = now
@@ -281,42 +352,44 @@ def _write_metrics(path: Path | None, archive: Archive, done: Round) -> None:
         return
     account = archive.account
     kinds = [finding.kind for finding in account.findings]
-    name = "sigsum_hsm_audit"
     lines = [
         *family(
-            f"{name}_state",
+            f"{_METRIC}_state",
             "gauge",
             "1 for what is to be thought of the device.",
             *((f'{{state="{outcome}"}}', int(outcome == done.outcome)) for outcome in Outcome),
         ),
         *family(
-            f"{name}_findings",
+            f"{_METRIC}_findings",
             "gauge",
             "Findings that nobody acknowledged.",
             *((f'{{kind="{kind}"}}', kinds.count(kind)) for kind in Kind),
         ),
         *family(
-            f"{name}_findings_total",
+            f"{_METRIC}_findings_total",
             "counter",
             "Findings, also acknowledged ones.",
             ("", account.found),
         ),
         *family(
-            f"{name}_entries_total", "counter", "Entries in the archive.", ("", account.entries)
+            f"{_METRIC}_entries_total", "counter", "Entries in the archive.", ("", account.entries)
         ),
         *family(
-            f"{name}_signatures_total",
+            f"{_METRIC}_signatures_total",
             "counter",
             "Signatures by the signing key in the archive.",
             ("", account.made),
         ),
         *family(
-            f"{name}_timestamp_seconds",
+            f"{_METRIC}_timestamp_seconds",
             "gauge",
             "When the device was last looked at.",
             ("", round(time.time(), 3)),
         ),
     ]
+    if account.base:
+        text = "The oracle's commands to sign that got no answer: each may hide one signature."
+        lines += family(f"{_METRIC}_lost_total", "counter", text, ("", account.base.lost))
     try:
         write_durably(path, "".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
