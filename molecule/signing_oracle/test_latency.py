@@ -17,7 +17,7 @@ from pathlib import Path
 from yubihsm.core import YubiHsm
 from yubihsm.defs import OBJECT
 from sigsum_ops.hsm.oracle.agent import ALGORITHM, SIGN_REQUEST, SIGN_RESPONSE, string
-from sigsum_ops.hsm.oracle.signer import Connector
+from sigsum_ops.hsm.connector import Connector
 from sigsum_ops.log.keys import load_public_key
 from sigsum_ops.log.merkle import root_of
 from sigsum_ops.log.treehead import TreeHead

@@ -151,7 +151,7 @@ THIEF = """
 import pathlib, sys, time
 from yubihsm.core import YubiHsm
 from yubihsm.objects import AsymmetricKey
-from sigsum_ops.hsm.oracle.signer import Connector
+from sigsum_ops.hsm.connector import Connector
 connector = Connector(sys.argv[1])
 connector.deadline = time.monotonic() + 10
 passphrase = pathlib.Path("/etc/sigsum/private/hsm-passphrase").read_text().strip()

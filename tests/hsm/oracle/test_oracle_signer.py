@@ -16,11 +16,11 @@ from yubihsm.exceptions import YubiHsmConnectionError
 from yubihsm.objects import AsymmetricKey
 
 from sigsum_ops.hsm import rehearsal
+from sigsum_ops.hsm.connector import Connector
 from sigsum_ops.hsm.oracle import signer as module
 from sigsum_ops.hsm.oracle.metrics import Metrics
 from sigsum_ops.hsm.oracle.signatures import Counter
 from sigsum_ops.hsm.oracle.signer import (
-    Connector,
     HsmSigner,
     SignerError,
     SoftwareSigner,

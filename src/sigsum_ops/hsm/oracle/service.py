@@ -37,7 +37,7 @@ from sigsum_ops.hsm.oracle.latch import Latch
 from sigsum_ops.hsm.oracle.metrics import Metrics
 from sigsum_ops.hsm.oracle.signatures import Counter
 from sigsum_ops.hsm.oracle.signer import HsmSigner, Signer, SignerError, SoftwareSigner, WrongDevice
-from sigsum_ops.hsm.oracle.systemd import credential, notify
+from sigsum_ops.hsm.systemd import credential, notify
 from sigsum_ops.log.keys import load_private_key
 from sigsum_ops.log.merkle import ProofError
 from sigsum_ops.log.statefiles import write_durably

@@ -3,39 +3,31 @@
 The signer is used from one thread. Every call has a deadline (of ``time.monotonic``), and is over
 soon after it whatever the connector does.
 
-Traps that are avoided here:
-
-* The device forgets its sessions when it is unplugged or restarted, and hands out their ids again.
-  To close an old session then, with its old keys, destroys somebody's new one. So a session that
-  failed is forgotten, never closed: the device ends it itself after 30 s without a command.
-* python-yubihsm's own HTTP backend waits 600 s for an answer, and its time-out starts again with
-  every byte.
+A trap that is avoided here: the device forgets its sessions when it is unplugged or restarted, and
+hands out their ids again. To close an old session then, with its old keys, destroys somebody's new
+one. So a session that failed is forgotten, never closed: the device ends it itself after 30 s
+without a command.
 """
 
 from __future__ import annotations
 
-import select
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
-from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from yubihsm.backends import YhsmBackend
 from yubihsm.core import AuthSession, YubiHsm
 from yubihsm.defs import ERROR
 from yubihsm.exceptions import (
     YubiHsmAuthenticationError,
-    YubiHsmConnectionError,
     YubiHsmDeviceError,
 )
 from yubihsm.objects import AsymmetricKey
 from yubihsm.utils import password_to_key
 
 from sigsum_ops.errors import OpsError
+from sigsum_ops.hsm.connector import Connector, words
 from sigsum_ops.hsm.identity import is_rehearsal
 from sigsum_ops.hsm.oracle.metrics import Metrics
 from sigsum_ops.hsm.oracle.signatures import Counter
@@ -44,7 +36,6 @@ from sigsum_ops.log.keys import PublicKey, public_key_of
 T = TypeVar("T")
 
 SESSION_IDLE = 25.0  # seconds after which a session is not trusted to be there any more
-MAX_ANSWER = 4096  # bytes; a device's message has at most 3136
 
 
 class SignerError(OpsError):
@@ -170,7 +161,7 @@ class HsmSigner:
                 # The session may have been lost since it was last used: one new one is tried.
                 if reused and time.monotonic() < deadline:
                     continue
-                raise SignerError(f"{self._where}: {_words(error)}") from error
+                raise SignerError(f"{self._where}: {words(error)}") from error
             self._used = time.monotonic()
             return result
 
@@ -222,73 +213,6 @@ class HsmSigner:
         self._connector.close()
 
 
-class Connector(YhsmBackend):
-    """A connector's HTTP API (POST /connector/api) with one deadline for all that is asked of it.
-
-    Keeps its connection between messages.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.deadline = 0.0
-        parts = urlsplit(self.url)
-        self._path = f"{parts.path}/connector/api"
-        self._http = _Connection(parts.hostname or "", parts.port or 80)
-
-    def transceive(self, msg: bytes) -> bytes:
-        """One message to the device, and its answer."""
-        http = self._http
-        try:
-            if http.sock and _dropped(http.sock):
-                http.close()
-            http.deadline = self.deadline
-            http.request(
-                "POST", self._path, body=msg, headers={"Content-Type": "application/octet-stream"}
-            )
-            response = http.getresponse()
-            answer = response.read(MAX_ANSWER + 1)
-        except (OSError, HTTPException) as error:
-            http.close()
-            raise YubiHsmConnectionError(
-                f"the connector does not answer: {_words(error)}"
-            ) from error
-        if response.status != 200 or len(answer) > MAX_ANSWER:
-            http.close()
-            raise YubiHsmConnectionError(
-                f"the connector answers {response.status} with {len(answer)} bytes"
-            )
-        return answer
-
-    def close(self) -> None:
-        """Close the connection; the next message opens one."""
-        self._http.close()
-
-
-class _Connection(HTTPConnection):
-    """HTTP over a socket whose every wait ends at the deadline."""
-
-    deadline = 0.0
-
-    def connect(self) -> None:
-        plain = socket.create_connection((self.host, self.port), _left(self.deadline))
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = _Socket(self, plain)
-
-
-class _Socket(socket.socket):
-    def __init__(self, connection: _Connection, plain: socket.socket) -> None:
-        super().__init__(fileno=plain.detach())
-        self._connection = connection
-
-    def sendall(self, *arguments: Any) -> None:
-        self.settimeout(_left(self._connection.deadline))
-        super().sendall(*arguments)
-
-    def recv_into(self, *arguments: Any) -> int:
-        self.settimeout(_left(self._connection.deadline))
-        return super().recv_into(*arguments)
-
-
 @contextmanager
 def _missing(message: str) -> Iterator[None]:
     """An object that the device does not have is a definite no."""
@@ -298,21 +222,3 @@ def _missing(message: str) -> Iterator[None]:
         if error.code != ERROR.OBJECT_NOT_FOUND:
             raise
         raise WrongDevice(message) from error
-
-
-def _dropped(sock: socket.socket) -> bool:
-    """Whether an idle connection was closed by the other side: nothing else makes it readable."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("no time left")
-    return left
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__

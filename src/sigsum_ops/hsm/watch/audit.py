@@ -31,7 +31,7 @@ from sigsum_ops.hsm.devicelog import ENTRY_SIZE
 from sigsum_ops.hsm.oracle import signatures
 from sigsum_ops.hsm.oracle.metrics import family
 from sigsum_ops.hsm.oracle.signatures import Count
-from sigsum_ops.hsm.oracle.systemd import notify
+from sigsum_ops.hsm.systemd import notify
 from sigsum_ops.hsm.watch import BAD, PROCEDURE, UNKNOWN
 from sigsum_ops.hsm.watch.account import (
     Account,
