@@ -22,6 +22,8 @@ from sigsum_ops.log.keys import load_public_key
 from sigsum_ops.log.merkle import root_of
 from sigsum_ops.log.treehead import TreeHead
 
+# As often as a real device can: the audit has to follow, or it would find a gap.
+PAUSE = 0.1
 key = load_public_key(Path("/etc/sigsum/log.pub"))
 tree_id = int(Path("/var/lib/sigsum-log/tree-id").read_text().split("=")[1])
 query = ("SELECT HEX(MerkleLeafHash) FROM SequencedLeafData"
@@ -37,6 +39,7 @@ blob = string(ALGORITHM) + string(key.raw)
 def asked(size):
     data = TreeHead(size, root_of(leaves[:size])).checkpoint(key)
     frame = string(bytes([SIGN_REQUEST]) + string(blob) + string(data) + bytes(4))
+    time.sleep(PAUSE)
     begin = time.perf_counter()
     agent.sendall(frame)
     answer = agent.recv(4096)
@@ -45,7 +48,7 @@ def asked(size):
     return seconds
 
 # The first one opens a session again, which the device forgot while it was unplugged.
-_, *oracle = [asked(size) for size in range(first, len(leaves) + 1)]
+_, *oracle = [asked(size) for size in range(first, len(leaves) + 1)[:101]]
 # Its health key: what the log's signs is counted.
 passphrase = Path("/etc/sigsum/private/hsm-health-passphrase").read_text().strip()
 connector = Connector("http://127.0.0.1:12345")
@@ -54,6 +57,7 @@ with YubiHsm(connector).create_session_derived(800, passphrase) as session:
     signing = session.get_object(900, OBJECT.ASYMMETRIC_KEY)
     device = []
     for _ in oracle:
+        time.sleep(PAUSE)
         begin = time.perf_counter()
         signing.sign_eddsa(bytes(150))
         device.append(time.perf_counter() - begin)
