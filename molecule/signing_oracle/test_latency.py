@@ -81,9 +81,7 @@ def unsigned(log: Log, log1: Host) -> None:
 
 
 @pytest.mark.usefixtures("unsigned")
-def test_the_oracle_adds_milliseconds(
-    log: Log, log1: Host, record_property: pytest.RecordProperty
-) -> None:
+def test_the_oracle_adds_milliseconds(log: Log, log1: Host) -> None:
     """Promised are 10 ms at p99 on a quiet machine; the bound here is for a busy one."""
     oracle, device = json.loads(log1.check_output("python3 -c %s", MEASURE))
     log1.check_output(f"systemctl start {LOG}")
@@ -95,6 +93,5 @@ def test_the_oracle_adds_milliseconds(
         for name, seconds in (("oracle", oracle), ("device", device))
         for share in (0.5, 0.99)
     }
-    print(numbers)
-    record_property("latency", json.dumps(numbers))
+    print(numbers)  # shown by pytest -s, or when it fails
     assert numbers["oracle_0.5_ms"] - numbers["device_0.5_ms"] < 20
