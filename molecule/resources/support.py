@@ -136,6 +136,11 @@ def shown(host: Host, path: str) -> list[str]:
     return str(host.check_output("python3 -c %s %s", _SHOWN, path)).splitlines()
 
 
+def runs_anew(host: Host, unit: str, ended: str) -> bool:
+    """Whether the unit has a main process that is not the one that ended."""
+    return main_pid(host, unit) not in ("0", ended)
+
+
 def eventually(holds: Callable[[], bool], *, seconds: float, what: str) -> float:
     """Wait until ``holds()``; return how many seconds that took, or fail naming ``what``."""
     start = time.monotonic()

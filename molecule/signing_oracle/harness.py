@@ -26,7 +26,7 @@ class Log:
 
     def signed(self) -> SignedTreeHead:
         """What it publishes, verified with the ceremony's key."""
-        with urllib.request.urlopen(f"{self.url}get-tree-head", timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.url}get-tree-head", timeout=5) as answer:  # noqa: S310 - the lab's
             signed = parse_cosigned_tree_head(answer.read()).signed
         signed.verify(self._key)
         return signed

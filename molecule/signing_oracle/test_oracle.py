@@ -9,6 +9,7 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from resources.support import (
     exposure,
     listening,
     main_pid,
+    runs_anew,
     shown,
 )
 from testinfra.host import Host
@@ -112,11 +114,7 @@ def test_killed_it_is_back_and_the_log_signs_again(log: Log, log1: Host, unit: s
     log1.check_output("kill -9 %s", ended[unit])
     start = time.monotonic()
     for name, pid in ended.items():
-        eventually(
-            lambda name=name, pid=pid: main_pid(log1, name) not in ("0", pid),  # type: ignore[misc]
-            seconds=AGAIN,
-            what=f"{name} runs",
-        )
+        eventually(partial(runs_anew, log1, name, pid), seconds=AGAIN, what=f"{name} runs")
     eventually(log.answers, seconds=AGAIN, what="the log answers")
     assert log.signs(since=start) < AGAIN + 4
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from harness import DEVICE, fault
-from resources.support import eventually, exposure, main_pid, shown, submit
+from resources.support import eventually, exposure, main_pid, runs_anew, shown, submit
 from testinfra.host import Host
 
 STATE = "/var/lib/sigsum-hsm"
@@ -107,11 +108,7 @@ def test_killed_it_goes_on_without_a_gap(log1: Host, client1: Host) -> None:
     for _ in range(3):
         killed = main_pid(log1, AUDIT)
         log1.check_output("kill -9 %s", killed)
-        eventually(
-            lambda killed=killed: main_pid(log1, AUDIT) not in ("0", killed),  # type: ignore[misc]
-            seconds=10,
-            what="the audit runs",
-        )
+        eventually(partial(runs_anew, log1, AUDIT, killed), seconds=10, what="the audit runs")
     submit(client1)
     looked(log1)
     assert audit(log1)["findings"] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,6 +87,11 @@ def load(path: Path) -> Settings:
     Raises:
         UsageError: naming the setting, its value and what is allowed.
     """
+    return read(path, parse)
+
+
+def read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+    """What ``parse`` makes of a TOML file; every UsageError names the file."""
     try:
         return parse(tomllib.loads(path.read_bytes().decode()))
     except OSError as error:

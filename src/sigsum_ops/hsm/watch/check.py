@@ -101,7 +101,7 @@ class _WrongKey(OpsError):  # noqa: N818 - named for what it means
 
 def _sign(session: AuthSession, settings: Check) -> float:
     key = AsymmetricKey(session, settings.key)
-    public = key.get_public_key()  # type: ignore[no-untyped-call]
+    public = key.get_public_key()  # type: ignore[no-untyped-call] # python-yubihsm has no type there
     pinned = settings.public_key
     is_ed25519 = isinstance(public, Ed25519PublicKey)
     found = PublicKey(public.public_bytes_raw()).ssh if is_ed25519 else "no Ed25519 key"

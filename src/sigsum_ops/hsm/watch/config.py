@@ -22,13 +22,12 @@ otherwise.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import UsageError
-from sigsum_ops.hsm.oracle.config import Table, connector, credential_name
+from sigsum_ops.hsm.oracle.config import Table, connector, credential_name, read
 from sigsum_ops.log.keys import PublicKey
 
 _ID = (1, 0xFFFE)
@@ -87,14 +86,7 @@ def load(path: Path) -> Settings:
     Raises:
         UsageError: naming the setting, its value and what is allowed.
     """
-    try:
-        return parse(tomllib.loads(path.read_bytes().decode()))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
-    except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
+    return read(path, parse)
 
 
 def parse(values: dict[str, Any]) -> Settings:
