@@ -131,6 +131,7 @@ UNITS = (
     "sigsum-log-secondary.service",
     "sigsum-oracle.service",
     "sigsum-hsm-audit.service",
+    "sigsum-hsm-check.timer",
     "sigsum-rehearsal-hsm.service",
     "systemd-timesyncd.service",
     "yubihsm-connector.service",
@@ -232,15 +233,17 @@ def running(units: dict[str, dict[str, str]], files: Mapping[str, float]) -> lis
     """Names of the units about which nothing needs to be done.
 
     ``files`` is when the newest file that the unit reads was written, in seconds of the clock
-    that ``ExecMainStartTimestampMonotonic`` counts in microseconds: a run that ended before it came
-    to its restarts leaves a service with an older configuration.
+    that systemd counts in microseconds: a run that ended before it came to its restarts leaves a
+    service with an older configuration. A service reads when its process starts, a timer when it
+    is made active.
     """
     wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+    started = ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
     return [
         name
         for name, unit in units.items()
         if wanted.items() <= unit.items()
-        and int(unit["ExecMainStartTimestampMonotonic"]) / 1e6 > files.get(name, 0)
+        and next(int(unit[key]) for key in started if key in unit) / 1e6 > files.get(name, 0)
     ]
 
 
@@ -313,10 +316,11 @@ def facts() -> dict[str, Any]:
         "dpkg-query", "-W", "-f", "${Package} ${db:Status-Status} ${Version}\n", *PACKAGES
     )
     rows = [row.split() for row in installed.splitlines()]
-    shown = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths"
-    units = parse_units(
-        _output("systemctl", "show", f"--property={shown},ExecMainStartTimestampMonotonic", *UNITS)
+    shown = (
+        "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths,"
+        "ExecMainStartTimestampMonotonic,ActiveEnterTimestampMonotonic"
     )
+    units = parse_units(_output("systemctl", "show", f"--property={shown}", *UNITS))
     return {
         "distribution": f"{os_release.get('ID', '?')}-{os_release.get('VERSION_CODENAME', '?')}",
         "architecture": _output("dpkg", "--print-architecture").strip(),

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from sigsum_ops.errors import OpsError
+from sigsum_ops.hsm.plan import load
 from sigsum_ops.hsm.rehearsal.state import State
 from sigsum_ops.lab import keys
 from sigsum_ops.lab.lab import Lab
+from sigsum_ops.lab.spec import MACHINES
 from sigsum_ops.log.keys import load_public_key
 
 PLAN = Lab().hsm_plan
-ORACLES = (90000003, 90000004)  # of log1 and log2
+ORACLES = tuple(m.host_vars["rehearsal_hsm_serial"] for m in MACHINES if m.group == "log_machines")
 
 
 @pytest.mark.slow
@@ -27,6 +29,9 @@ def test_the_log_key_is_in_both_machines_devices(tmp_path: Path) -> None:
     for serial in ORACLES:
         device = State.from_json((interrupted / f"{serial}.json").read_bytes())
         assert [item.id for item in device.store if item.body.endswith(key.raw)] == [500]
+
+        (machine,) = (d.name for d in load(PLAN).devices if d.serial == serial)
+        assert (tmp_path / keys.PASSPHRASES / machine / "log-authentication.passphrase").exists()
 
     made = (tmp_path / keys.PUBLIC_KEY).stat()
     keys.ensure(tmp_path, PLAN)

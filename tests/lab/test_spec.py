@@ -48,6 +48,7 @@ def test_every_log_machine_says_its_part_and_address() -> None:
     assert machines["log1"] == {
         "ansible_host": "10.33.7.11",
         "log_server_role": "primary",
+        "rehearsal_hsm_serial": 90000003,
         "log_server_internal_address": "10.33.7.11",
     }
     assert machines["log2"]["log_server_role"] == "secondary"

@@ -102,6 +102,17 @@ def test_a_unit_is_left_alone_only_if_nothing_is_wrong(
     assert running({"x": {**good, **change}}, {"x": 5.0}) == expected
 
 
+def test_a_timer_has_no_process_and_reads_when_it_is_made_active() -> None:
+    timer = {
+        "ActiveState": "active",
+        "UnitFileState": "enabled",
+        "NeedDaemonReload": "no",
+        "ActiveEnterTimestampMonotonic": "5000001",
+    }
+    assert running({"x.timer": timer}, {"x.timer": 5.0}) == ["x.timer"]
+    assert running({"x.timer": timer}, {"x.timer": 6.0}) == []
+
+
 def test_the_newest_of_a_units_files_counts_in_the_clock_of_its_start(tmp_path: Path) -> None:
     unit, dropin = tmp_path / "x.service", tmp_path / "x.conf"
     for path, age in ((unit, 100), (dropin, 10)):

@@ -6,6 +6,7 @@ Everything is kept in one directory per lab (``state_root``)::
     ssh/                  id_ed25519 (root's key to every machine) and known_hosts
     ceremony/             a rehearsed key ceremony: its record, what verifying it said, the devices
     log-key.pub           the log's public key, from that record
+    passphrases/          those that the ceremony made, by machine
     inventory/            an Ansible inventory (the default lab's is committed in the repository)
     hosts/HOST/           the machine's disk (upper) over the shared image
 

@@ -29,12 +29,20 @@ class Machine:
     name: str
     index: int
     group: str
-    host_vars: Mapping[str, str] = field(default_factory=dict)
+    host_vars: Mapping[str, str | int] = field(default_factory=dict)
 
 
+# Serial numbers as in inventories/lab/hsm-plan.yml.
 MACHINES = (
-    Machine("log1", 11, "log_machines", {"log_server_role": "primary"}),
-    Machine("log2", 12, "log_machines", {"log_server_role": "secondary"}),
+    Machine(
+        "log1", 11, "log_machines", {"log_server_role": "primary", "rehearsal_hsm_serial": 90000003}
+    ),
+    Machine(
+        "log2",
+        12,
+        "log_machines",
+        {"log_server_role": "secondary", "rehearsal_hsm_serial": 90000004},
+    ),
     Machine("client1", 21, "clients"),
 )
 
@@ -152,7 +160,7 @@ def inventory(machines: Iterable[Machine], network: Network, lab_state: str) -> 
     groups: dict[str, dict[str, Any]] = {}
     for machine in machines:
         address = network.address(machine.index)
-        host_vars = {"ansible_host": address, **machine.host_vars}
+        host_vars: dict[str, Any] = {"ansible_host": address, **machine.host_vars}
         if machine.group == "log_machines":
             host_vars["log_server_internal_address"] = address
         groups.setdefault(machine.group, {"hosts": {}})["hosts"][machine.name] = host_vars
