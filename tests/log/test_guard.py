@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sigsum_ops import cli
+from sigsum_ops.errors import UsageError
 from sigsum_ops.log import guard
+from sigsum_ops.log.evidence import (
+    Evidence,
+    format_evidence,
+    format_promotion,
+    parse_evidence,
+    parse_promotion,
+)
 from sigsum_ops.log.keys import PublicKey, public_key_of
 from sigsum_ops.log.treehead import EMPTY_TREE_HEAD, TreeHead
 from sigsum_ops.log.trillian import Tree
@@ -54,6 +62,8 @@ class Machine:
         self.sth = self.state / "sth"
         self.startup = self.state / "sth.startup"
         self.evidence = self.state / "guard-evidence.json"
+        self.promotion = self.state / "promotion.json"
+        self.oracle = self.directory / "oracle.toml"
         self.marker = self.state / "guard-refused.json"
         self.metrics = self.state / "guard.prom"
         self.write_config()
@@ -67,6 +77,8 @@ class Machine:
             trillian-rpc-server = "{self.trillian.address}"
             trillian-tree-id-file = "{self.tree_id}"
             [primary]
+            secondary-url = "http://192.0.2.2:6967/"
+            secondary-pubkey-file = "/etc/sigsum/secondary.pub"
             sth-file = "{self.sth}"
             """
         )
@@ -81,8 +93,27 @@ class Machine:
         )
 
     def remember(self, proven: TreeHead, tree_id: int = 1, key: PublicKey = KEY) -> None:
-        self.evidence.write_bytes(
-            guard.format_evidence(guard.Proven(proven, tree_id), key, datetime.now(UTC))
+        evidence = Evidence(proven, tree_id, key.hash)
+        self.evidence.write_bytes(format_evidence(evidence, datetime.now(UTC)))
+
+    def promote(self, promoted: TreeHead, tree_id: int = 1, key: PublicKey = KEY) -> None:
+        """As a promotion leaves a new primary."""
+        self.sth.unlink(missing_ok=True)
+        self.startup.write_text("startup=local-tree\n")
+        record = Evidence(promoted, tree_id, key.hash)
+        self.promotion.write_bytes(format_promotion(record, datetime.now(UTC)))
+
+    def go_alone(self) -> None:
+        """As the role writes it for a log without a secondary."""
+        lines = self.config.read_text().splitlines(keepends=True)
+        self.config.write_text("".join(line for line in lines if "secondary-" not in line))
+
+    def permit(self, until: datetime | None, key: PublicKey = KEY, more: str = "") -> None:
+        permit = f"ungated_until = {until:%Y-%m-%dT%H:%M:%SZ}" if until else ""
+        self.oracle.write_text(
+            f'public_key = "{key.ssh}"\n[log]\ntrillian = "127.0.0.1:8090"\n'
+            f'tree_id_file = "{self.tree_id}"\n{permit}\n{more}'
+            '[software_key]\nfile = "/etc/sigsum/key"\nlab_only = true\n'
         )
 
     def start_anew(self) -> None:
@@ -94,7 +125,13 @@ class Machine:
         self.trillian.trees[1].leaves = leaves[:size]
 
     def run(self, wait: float | None = 0) -> guard.Result:
-        return guard.run(config=self.config, log_key=self.key, wait=wait, say=self.said.append)
+        return guard.run(
+            config=self.config,
+            log_key=self.key,
+            oracle=self.oracle,
+            wait=wait,
+            say=self.said.append,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +169,7 @@ def test_larger_tree_is_proven_and_remembered(machine: Machine) -> None:
     result = machine.run()
     assert result.exit_code == 0
     assert f"size 12, root {head(12).root.hex()}" in result.message
-    assert guard.parse_evidence(machine.evidence.read_bytes()).head == head(12)
+    assert parse_evidence(machine.evidence.read_bytes()).head == head(12)
     assert not machine.marker.exists()
     assert metric(machine, "sigsum_guard_refused") == "0"
     assert metric(machine, "sigsum_guard_proven_size") == "12"
@@ -155,7 +192,7 @@ def test_first_start_and_its_repetition(machine: Machine) -> None:
     machine.sth.unlink()
     machine.start_anew()
     assert machine.run().exit_code == 0
-    assert guard.parse_evidence(machine.evidence.read_bytes()).head == EMPTY_TREE_HEAD
+    assert parse_evidence(machine.evidence.read_bytes()).head == EMPTY_TREE_HEAD
     machine.startup.write_text("startup=empty")  # as sigsum-mktree writes it
     assert machine.run().exit_code == 0
     machine.startup.unlink()
@@ -176,6 +213,98 @@ def test_state_directory_elsewhere(machine: Machine, tmp_path: Path) -> None:
     )
     assert result.exit_code == 0
     assert {path.name for path in elsewhere.iterdir()} == {"guard-evidence.json", "guard.prom"}
+
+
+@pytest.mark.parametrize("signed", [0, 5, 12])
+def test_a_promoted_machines_first_start_and_its_repetition(machine: Machine, signed: int) -> None:
+    machine.grow(signed)
+    machine.promote(head(signed))
+    assert machine.run().exit_code == 0
+    assert parse_evidence(machine.evidence.read_bytes()).head == head(signed)
+    assert machine.run().exit_code == 0
+
+
+def test_a_promoted_machine_that_was_the_primary_before(machine: Machine) -> None:
+    """Its tree-id was another then, and its tree must extend what it had proven."""
+    machine.remember(head(7), tree_id=9)
+    machine.promote(head(12))
+    assert machine.run().exit_code == 0
+    machine.remember(head(7, FOREIGN), tree_id=9)
+    assert machine.run().details["reason"] == "tree-not-extension"
+
+
+def test_a_promotion_stays_as_evidence(machine: Machine) -> None:
+    machine.promote(head(7))
+    machine.startup.unlink()
+    machine.sign(head(7))
+    assert machine.run().exit_code == 0
+    machine.evidence.unlink()
+    machine.sign(head(5))
+    machine.grow(6)
+    result = machine.run()
+    assert result.details["reason"] == "tree-smaller"
+    assert result.details["earlier"]["source"] == str(machine.promotion)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    promoted=st.integers(0, 16),
+    seen=st.none() | st.integers(0, 16),
+    now=st.integers(0, 16),
+    forked_at=st.integers(0, 17),
+)
+def test_local_tree_is_proven_exactly_if_the_tree_is_the_promoted_one(
+    server: FakeTrillian, promoted: int, seen: int | None, now: int, forked_at: int
+) -> None:
+    leaves = [*LEAVES[:forked_at], *(b"fork %d" % i for i in range(forked_at, 20))][:now]
+    expected = leaves == LEAVES[:promoted] and now >= (seen or 0)
+    with tempfile.TemporaryDirectory() as directory:
+        machine = Machine(Path(directory), reset(server))
+        machine.promote(head(promoted))
+        if seen is not None:
+            machine.remember(head(seen))
+        machine.trillian.trees[1].leaves = leaves
+        assert (machine.run().exit_code == 0) is expected
+
+
+LATER, EARLIER = (datetime.now(UTC) + timedelta(hours=hours) for hours in (1, -1))
+
+
+def test_alone_with_a_permit(machine: Machine) -> None:
+    machine.go_alone()
+    machine.permit(LATER)
+    assert machine.run().exit_code == 0
+
+
+def test_a_gated_log_needs_nothing_of_the_oracle(machine: Machine) -> None:
+    machine.permit(EARLIER)
+    assert machine.run().exit_code == 0
+    unreadable(machine.oracle)
+    assert machine.run().exit_code == 0
+
+
+def test_the_permit_is_over_to_the_second(machine: Machine) -> None:
+    machine.go_alone()
+    config = guard.read_config(machine.config)
+    until = LATER.replace(microsecond=0)
+    machine.permit(until)
+    moment = timedelta(microseconds=1)
+    guard.check_replication(config, KEY, machine.oracle, until - moment)
+    for now in (until, until + moment):
+        with pytest.raises(guard.Refused, match="has ended") as refusal:
+            guard.check_replication(config, KEY, machine.oracle, now)
+        assert "playbooks/reseed.yml" in str(refusal.value)
+        assert f"{until:%H:%M:%SZ}" in str(refusal.value)
+
+
+def test_the_refusal_to_go_alone_names_what_is_missing(machine: Machine) -> None:
+    replace(machine.config, "secondary-url", "# ")
+    assert "has secondary-pubkey-file and no secondary-url" in machine.run().message
+    machine.write_config()
+    replace(machine.config, "secondary-pubkey-file", "# ")
+    assert "has secondary-url and no secondary-pubkey-file" in machine.run().message
+    machine.go_alone()
+    assert "neither secondary-url nor secondary-pubkey-file" in machine.run().message
 
 
 @settings(max_examples=60, deadline=None)
@@ -286,11 +415,68 @@ REFUSALS: list[tuple[str, str, Callable[[Machine], object]]] = [
     ("log.pub lost", "log-key", lambda m: m.key.unlink()),
     ("log.pub garbage", "log-key", lambda m: m.key.write_bytes(b"\xff")),
     ("log.pub of RSA", "log-key", lambda m: m.key.write_text("ssh-rsa AAAA")),
+    (
+        "promoted, and startup file beside sth",
+        "startup-and-sth",
+        steps(lambda m: m.promote(head(12)), lambda m: m.sign(head(5))),
+    ),
     ("startup file beside sth", "startup-and-sth", lambda m: m.startup.write_text("startup=empty")),
     (
         "local-tree",
         "startup-local-tree",
         steps(lambda m: m.sth.unlink(), lambda m: m.startup.write_text("startup=local-tree\n")),
+    ),
+    (
+        "promoted as another tree",
+        "startup-local-tree",
+        lambda m: m.promote(head(12), tree_id=2),
+    ),
+    ("promoted, and grown since", "startup-local-tree", lambda m: m.promote(head(11))),
+    ("promoted, and shrunk since", "tree-smaller", lambda m: m.promote(head(13))),
+    (
+        "promoted with another root",
+        "tree-other-root",
+        lambda m: m.promote(head(12, FOREIGN)),
+    ),
+    (
+        "promoted, but the tree is a secondary's still",
+        "tree-type",
+        steps(lambda m: m.promote(head(12)), lambda m: change_tree(m, type="PREORDERED_LOG")),
+    ),
+    (
+        "promoted, but the tree is frozen still",
+        "tree-state",
+        steps(lambda m: m.promote(head(12)), lambda m: change_tree(m, state="FROZEN")),
+    ),
+    (
+        "promoted, but it had proven more before",
+        "tree-smaller",
+        steps(lambda m: m.promote(head(12)), lambda m: m.remember(head(13))),
+    ),
+    (
+        "promoted, neither sth nor startup file",
+        "sth-missing",
+        steps(lambda m: m.promote(head(12)), lambda m: m.startup.unlink()),
+    ),
+    (
+        "promotion of another log",
+        "promotion-log-key",
+        lambda m: m.promote(head(12), key=PublicKey(bytes(32))),
+    ),
+    ("promotion garbage", "promotion-malformed", lambda m: m.promotion.write_text("{")),
+    (
+        "promotion with a key too many",
+        "promotion-malformed",
+        steps(lambda m: m.promote(head(12)), lambda m: replace(m.promotion, "{", '{"more": 1,')),
+    ),
+    ("promotion unreadable", "unreadable", lambda m: unreadable(m.promotion)),
+    (
+        "new, but promoted",
+        "startup-evidence",
+        steps(
+            lambda m: m.promote(EMPTY_TREE_HEAD),
+            lambda m: m.start_anew(),
+        ),
     ),
     (
         "startup of another mode",
@@ -351,6 +537,80 @@ REFUSALS: list[tuple[str, str, Callable[[Machine], object]]] = [
     ("[primary] no table", "config", lambda m: replace(m.config, "[primary]", "primary = 1\n#")),
     ("no tree-id file", "config", lambda m: replace(m.config, "trillian-tree-id-file", "other")),
     ("no Trillian", "config", lambda m: replace(m.config, "trillian-rpc-server", "other")),
+    ("no secondary-url", "half-replicated", lambda m: replace(m.config, "secondary-url", "# ")),
+    (
+        "no secondary-pubkey-file",
+        "half-replicated",
+        lambda m: replace(m.config, "secondary-pubkey-file", "# "),
+    ),
+    (
+        "secondary-url empty",
+        "half-replicated",
+        lambda m: replace(m.config, "http://192.0.2.2:6967/", ""),
+    ),
+    (
+        "half a replication, with a permit to have none",
+        "half-replicated",
+        steps(lambda m: m.permit(LATER), lambda m: replace(m.config, "secondary-url", "# ")),
+    ),
+    (
+        "secondary-url no string",
+        "config",
+        lambda m: replace(m.config, '"http://192.0.2.2:6967/"', "7"),
+    ),
+    (
+        "settings of replication outside [primary]",
+        "unreplicated",
+        steps(
+            lambda m: m.go_alone(),
+            lambda m: m.config.write_text(
+                f'{m.config.read_text()}[secondary]\nsecondary-url = "http://192.0.2.2:6967/"\n'
+                'secondary-pubkey-file = "/etc/sigsum/secondary.pub"\n'
+            ),
+        ),
+    ),
+    ("alone, no oracle", "unreplicated", lambda m: m.go_alone()),
+    (
+        "alone, no permit",
+        "unreplicated",
+        steps(lambda m: m.go_alone(), lambda m: m.permit(None)),
+    ),
+    (
+        "alone, permit ended",
+        "unreplicated",
+        steps(lambda m: m.go_alone(), lambda m: m.permit(EARLIER)),
+    ),
+    (
+        "alone, the oracle is another log's",
+        "config",
+        steps(lambda m: m.go_alone(), lambda m: m.permit(LATER, PublicKey(bytes(range(32))))),
+    ),
+    (
+        "alone, the oracle's configuration is not one",
+        "config",
+        steps(lambda m: m.go_alone(), lambda m: m.permit(LATER, more="more = 1\n")),
+    ),
+    (
+        "alone, the oracle's configuration is not TOML",
+        "config",
+        steps(lambda m: m.go_alone(), lambda m: m.oracle.write_text("=")),
+    ),
+    (
+        "alone, the oracle is a witness's",
+        "unreplicated",
+        steps(
+            lambda m: m.go_alone(),
+            lambda m: m.oracle.write_text(
+                f'public_key = "{KEY.ssh}"\n[witness]\norigins = ["a"]\n'
+                '[software_key]\nfile = "/etc/sigsum/key"\nlab_only = true\n'
+            ),
+        ),
+    ),
+    (
+        "alone, the oracle's configuration unreadable",
+        "unreadable",
+        steps(lambda m: m.go_alone(), lambda m: unreadable(m.oracle)),
+    ),
     ("tree-id unreadable", "unreadable", lambda m: unreadable(m.tree_id)),
     ("sth unreadable", "unreadable", lambda m: unreadable(m.sth)),
     ("startup unreadable", "unreadable", lambda m: unreadable(m.startup)),
@@ -389,6 +649,10 @@ def test_refusals(
 def test_every_reason_has_a_refusal_above() -> None:
     source = Path(guard.__file__).read_text()
     reasons = set(re.findall(r'(?:Refused|refuse|_parse)\(\s*"([a-z-]+)"', source))
+    kinds = re.findall(r'= _read_evidence\(\s*"([a-z]+)"', source)
+    problems = re.findall(r'f"\{kind\}-([a-z-]+)"', source)
+    assert (kinds, problems) == (["evidence", "promotion"], ["malformed", "log-key"])
+    reasons |= {f"{kind}-{problem}" for kind in kinds for problem in problems}
     tested = {reason for _, reason, _ in REFUSALS}
     assert len(reasons) > 20
     assert reasons - tested == {"internal-error"}
@@ -548,9 +812,15 @@ def test_no_start_without_a_record(
 
 @given(size=st.integers(0, 2**63 - 1), root=st.binary(min_size=32, max_size=32))
 def test_evidence_round_trip(size: int, root: bytes) -> None:
-    proven = guard.Proven(TreeHead(size, root), 7)
-    data = guard.format_evidence(proven, KEY, datetime.now(UTC))
-    assert guard.parse_evidence(data) == guard.Evidence(proven.tree, 7, KEY.hash)
+    evidence, now = Evidence(TreeHead(size, root), 7, KEY.hash), datetime.now(UTC)
+    assert parse_evidence(format_evidence(evidence, now)) == evidence
+    assert parse_promotion(format_promotion(evidence, now)) == evidence
+    for parse, data in (
+        (parse_evidence, format_promotion(evidence, now)),
+        (parse_promotion, format_evidence(evidence, now)),
+    ):
+        with pytest.raises(UsageError, match="keys"):
+            parse(data)
 
 
 @pytest.mark.parametrize(
@@ -637,7 +907,22 @@ def test_command_json(machine: Machine) -> None:
     assert json.loads(stdout)["reason"] == "tree-smaller"
 
 
+def test_command_takes_the_oracles_configuration(machine: Machine) -> None:
+    machine.go_alone()
+    machine.permit(LATER)
+    assert command(machine, f"--oracle={machine.oracle}")[0] == 0
+    machine.permit(EARLIER)
+    code, _, stderr = command(machine, f"--oracle={machine.oracle}")
+    assert (code, "REFUSED (unreplicated)" in stderr) == (1, True)
+
+
 def test_command_help_teaches() -> None:
     text = CliRunner().invoke(cli.app, ["guard", "--help"]).stdout
-    for word in ("Exit 0, proven", "Exit 75, cannot tell", "Exit 1, refused", "Example:"):
+    for word in (
+        "--oracle",
+        "Exit 0, proven",
+        "Exit 75, cannot tell",
+        "Exit 1, refused",
+        "Example:",
+    ):
         assert word in text

@@ -26,17 +26,22 @@ def site(pytestconfig: pytest.Config, lab: Lab, machines: Mapping[str, Host]) ->
 
 @pytest.fixture(params=["replicated", "unreplicated"], scope="module")
 def replication(request: pytest.FixtureRequest, site: Site) -> Iterator[str]:
-    """The configuration as delivered, or with both settings of replication removed from it."""
-    config = "/etc/sigsum/config.toml"
+    """The configuration as delivered, or with both settings of replication removed from it.
+
+    The latter needs a permit, or the guard refuses it.
+    """
+    directory, config, oracle = "/etc/sigsum", "config.toml", "oracle.toml"
+    restart = f"systemctl restart sigsum-oracle; systemctl restart {LOG}"
     if request.param == "unreplicated":
         site.change(
             PRIMARY,
-            f"grep -c '^secondary-' {config} | grep -qx 2; cp -a {config} /root;"
-            f" sed -i '/^secondary-/d' {config}; systemctl restart {LOG}",
+            f"cd {directory}; grep -c '^secondary-' {config} | grep -qx 2; cp -a {config} {oracle}"
+            f" /root; sed -i '/^secondary-/d' {config};"
+            f" sed -i '/^tree_id_file/a ungated_until = 2099-01-01T00:00:00Z' {oracle}; {restart}",
         )
     yield request.param
     if request.param == "unreplicated":
-        site.change(PRIMARY, f"mv /root/config.toml {config}; systemctl restart {LOG}")
+        site.change(PRIMARY, f"cd /root; mv {config} {oracle} {directory}; {restart}")
 
 
 @pytest.fixture(autouse=True)

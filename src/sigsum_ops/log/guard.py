@@ -4,13 +4,17 @@ log-go never compares its saved tree head with its tree, so on another tree it s
 for a size that it has signed before: a split view. The guard runs before every start and asks
 Trillian for a consistency proof. It ends in one of three ways:
 
-* ``Proven``: the tree extends the last signed tree head (the sth file) and the largest tree that an
-  earlier start has seen (the evidence file, so that a lost sth file does not erase history);
+* ``Proven``: the tree extends the last signed tree head (the sth file), the largest tree that an
+  earlier start has seen (the evidence file, so that a lost sth file does not erase history), and
+  the one with which a promotion made this machine the primary;
 * ``Refused``: something says no. A person has to look; until then nothing is signed;
 * ``CannotTell``: nothing says no, but the proof cannot be had. Waiting may help.
 
 The evidence is the whole tree of an earlier start, not only its signed part: log-go stores a tree
 head after it has signed it, so what was integrated may have been signed without a trace here.
+
+It also refuses a log that would sign without its secondary, but for one that has a permit to. It
+judges by the oracle's configuration and the clock; that the permit ends is enforced in the oracle.
 """
 
 from __future__ import annotations
@@ -28,10 +32,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.hsm.oracle.config import DEFAULT_PATH as DEFAULT_ORACLE
+from sigsum_ops.hsm.oracle.config import LogRole, parse
+from sigsum_ops.log.evidence import Evidence, format_evidence, parse_evidence, parse_promotion
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.merkle import ProofError, verify_consistency
 from sigsum_ops.log.statefiles import (
     EVIDENCE_FILE,
+    PROMOTION_FILE,
     STARTUP_SUFFIX,
     parse_startup,
     parse_tree_id,
@@ -41,7 +49,6 @@ from sigsum_ops.log.statefiles import (
 )
 from sigsum_ops.log.treehead import (
     EMPTY_TREE_HEAD,
-    MAX_NUMBER,
     SignedTreeHead,
     TreeHead,
     parse_signed_tree_head,
@@ -66,6 +73,9 @@ PROCEDURE = "docs/bcp/start-refused.md"
 EXIT_PROVEN = 0
 EXIT_REFUSED = 1
 EXIT_CANNOT_TELL = 75  # EX_TEMPFAIL of sysexits.h
+
+# log-go replicates only where both are set, and says nothing where it does not.
+_REPLICATION = ("secondary-url", "secondary-pubkey-file")
 
 # Reading a file failed because of the machine, not because of the file.
 _PASSING = {errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -100,21 +110,14 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What an earlier start has proven."""
-
-    head: TreeHead
-    tree_id: int
-    log_key_hash: str
-
-
-@dataclass(frozen=True)
 class Config:
     """What the guard needs of log-go's configuration."""
 
+    path: Path
     sth_file: Path
     tree_id_file: Path
     trillian: str
+    replication: tuple[str, ...]  # those of its two settings that are set
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class LocalState:
     tree_id: int
     first_start: bool  # a startup file says that the log is new
     known: tuple[Earlier, ...]
+    promoted: Earlier | None = None  # log-go will sign whatever the tree is: it must be just this
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ def run(
     *,
     config: Path = DEFAULT_CONFIG,
     log_key: Path = DEFAULT_LOG_KEY,
+    oracle: Path = DEFAULT_ORACLE,
     state_dir: Path | None = None,
     wait: float | None = None,
     say: Callable[[str], None],
@@ -160,6 +165,7 @@ def run(
     Args:
         config: log-go's configuration.
         log_key: the log's public key.
+        oracle: the oracle's configuration; read only where the log has no secondary.
         state_dir: where the guard keeps its files; without it, beside the sth file.
         wait: seconds to go on asking while it cannot tell; None is for ever.
         say: takes one line for each new reason why it cannot tell.
@@ -171,6 +177,7 @@ def run(
         settings = read_config(config)
         directory = state_dir or settings.sth_file.parent
         key = read_log_key(log_key)
+        check_replication(settings, key, oracle, datetime.now(UTC))
         local = read_local_state(settings, key, directory)
         with Trillian(settings.trillian) as trillian:
             proven = judge(local, trillian)
@@ -249,6 +256,17 @@ def judge(local: LocalState, trillian: Trillian) -> Proven:
         _check_first_start(trillian, tree_id, head)
     for earlier in local.known:
         _check_extends(trillian, tree_id, head, earlier)
+    if local.promoted and head != local.promoted.head:
+        # It extends it, as one of those that are known.
+        raise Refused(
+            "startup-local-tree",
+            "the tree has grown since the promotion, and startup=local-tree makes log-go sign"
+            " whatever the tree holds",
+            hint="Something else than this log writes to the tree. Find out what.",
+            earlier=local.promoted,
+            tree=head,
+            tree_id=tree_id,
+        )
     return Proven(head, tree_id)
 
 
@@ -293,26 +311,70 @@ def _check_extends(trillian: Trillian, tree_id: int, head: TreeHead, earlier: Ea
 
 
 def read_config(path: Path) -> Config:
-    """Read the three settings; log-go's defaults do not count, since they are never meant here."""
-    data = _read(path)
-    if data is None:
+    """Read the few settings; log-go's defaults do not count, since they are never meant here."""
+    tables = _read_toml(path)
+    if tables is None:
         raise Refused("config", f"{path}: no such file")
-    try:
-        tables = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Refused("config", f"{path}: not TOML: {error}") from error
+    primary = tables.get("primary")
 
-    def setting(table: Any, key: str, section: str = "") -> str:
-        value = table.get(key) if isinstance(table, dict) else None
-        if not isinstance(value, str) or not value:
+    def setting(table: Any, key: str, section: str = "", *, empty: bool = False) -> str:
+        value = table.get(key, "" if empty else None) if isinstance(table, dict) else None
+        if not isinstance(value, str) or not (value or empty):
             raise Refused("config", f"{path}: {key}{section} is missing or not a string")
         return value
 
     return Config(
-        sth_file=Path(setting(tables.get("primary"), "sth-file", " in [primary]")),
+        path=path,
+        sth_file=Path(setting(primary, "sth-file", " in [primary]")),
         tree_id_file=Path(setting(tables, "trillian-tree-id-file")),
         trillian=setting(tables, "trillian-rpc-server"),
+        replication=tuple(
+            key for key in _REPLICATION if setting(primary, key, " in [primary]", empty=True)
+        ),
     )
+
+
+def check_replication(config: Config, log_key: PublicKey, oracle: Path, now: datetime) -> None:
+    """Refuse a log that would sign without its secondary, unless its oracle has a permit for that.
+
+    Args:
+        config: log-go's.
+        log_key: the log's.
+        oracle: the oracle's configuration, where the permit is.
+        now: with its offset.
+    """
+    if config.replication == _REPLICATION:
+        return
+    if config.replication:
+        (there,) = config.replication
+        missing = next(key for key in _REPLICATION if key != there)
+        raise Refused(
+            "half-replicated",
+            f"{config.path}: [primary] has {there} and no {missing}, so log-go would sign without"
+            " its secondary, and not say so",
+            hint="playbooks/site.yml writes both.",
+        )
+    until = _read_permit(oracle, log_key)
+    if until is None or now >= until:
+        why = f"its permit has ended ({until:%Y-%m-%dT%H:%M:%SZ})" if until else "it has no permit"
+        raise Refused(
+            "unreplicated",
+            f"{config.path}: [primary] has neither {' nor '.join(_REPLICATION)}, so the log would"
+            f" sign without a secondary, and {why} to ({oracle})",
+            hint="playbooks/reseed.yml brings in a secondary. To let the log go on alone until a"
+            " time: sigsum-ops promote --ungated-until TIME.",
+        )
+
+
+def _read_permit(path: Path, log_key: PublicKey) -> datetime | None:
+    """Until when this log's oracle signs without a secondary."""
+    tables = _read_toml(path)
+    if tables is None:
+        return None
+    settings = _parse("config", path, lambda: parse(tables))
+    if settings.public_key != log_key:
+        raise Refused("config", f"{path}: is about the log {settings.public_key.hash}")
+    return settings.role.ungated_until if isinstance(settings.role, LogRole) else None
 
 
 def read_log_key(path: Path) -> PublicKey:
@@ -334,12 +396,16 @@ def read_local_state(config: Config, log_key: PublicKey, directory: Path) -> Loc
     startup_file = config.sth_file.with_name(config.sth_file.name + STARTUP_SUFFIX)
     startup = _read(startup_file)
     evidence_file = directory / EVIDENCE_FILE
-    evidence = _read_evidence(evidence_file, log_key)
+    evidence = _read_evidence("evidence", evidence_file, parse_evidence, log_key)
+    promotion_file = config.sth_file.with_name(PROMOTION_FILE)
+    promotion = _read_evidence("promotion", promotion_file, parse_promotion, log_key)
     known = []
     if sth:
         known.append(Earlier(sth.head, config.sth_file))
     if evidence:
         known.append(Earlier(evidence.head, evidence_file))
+    if promotion:
+        known.append(Earlier(promotion.head, promotion_file))
 
     def refuse(reason: str, message: str, hint: str | None = None) -> Refused:
         earlier = known[0] if known else None
@@ -370,17 +436,28 @@ def read_local_state(config: Config, log_key: PublicKey, directory: Path) -> Loc
             f"{startup_file}: left beside a signed tree head; log-go would sign again from it",
         )
     if mode == "local-tree":
-        raise refuse(
-            "startup-local-tree",
-            f"{startup_file}: startup=local-tree makes log-go sign whatever the tree holds",
-            "Only playbooks/promote.yml may do that.",
-        )
+        if not promotion or promotion.tree_id != tree_id:
+            about = f"is about tree {promotion.tree_id}" if promotion else "is not there"
+            raise refuse(
+                "startup-local-tree",
+                f"{startup_file}: startup=local-tree makes log-go sign whatever the tree holds, and"
+                f" {promotion_file} {about}",
+                "Only playbooks/promote.yml may do that.",
+            )
+        promoted = Earlier(promotion.head, promotion_file)
+        return LocalState(tree_id, first_start=False, known=tuple(known), promoted=promoted)
     # A first start that failed before log-go wrote its sth file is allowed to be repeated.
     if evidence and (evidence.head != EMPTY_TREE_HEAD or evidence.tree_id != tree_id):
         raise refuse(
             "startup-evidence",
             f"{startup_file}: says that the log is new, but an earlier start has proven"
             f" tree {evidence.tree_id}",
+        )
+    if promotion:
+        raise refuse(
+            "startup-evidence",
+            f"{startup_file}: says that the log is new, but this machine was promoted to be its"
+            f" primary ({promotion_file})",
         )
     return LocalState(tree_id, first_start=True, known=tuple(known))
 
@@ -401,59 +478,21 @@ def _read_sth(path: Path, log_key: PublicKey) -> SignedTreeHead | None:
     return sth
 
 
-def _read_evidence(path: Path, log_key: PublicKey) -> Evidence | None:
+def _read_evidence(
+    kind: str, path: Path, parse: Callable[[bytes], Evidence], log_key: PublicKey
+) -> Evidence | None:
     data = _read(path)
     if data is None:
         return None
-    evidence = _parse("evidence-malformed", path, lambda: parse_evidence(data))
+    evidence = _parse(f"{kind}-malformed", path, lambda: parse(data))
     if evidence.log_key_hash != log_key.hash:
         raise Refused(
-            "evidence-log-key",
+            f"{kind}-log-key",
             f"{path}: is about the log with key hash {evidence.log_key_hash},"
             f" not about {log_key.hash}",
             earlier=Earlier(evidence.head, path),
         )
     return evidence
-
-
-def parse_evidence(data: bytes) -> Evidence:
-    """Parse the evidence file: one JSON object with exactly the keys of ``format_evidence``."""
-    try:
-        fields = json.loads(data)
-    except ValueError as error:
-        raise UsageError(f"not JSON: {error}") from error
-    if not isinstance(fields, dict) or set(fields) != {
-        "log_key_hash",
-        "proven_at",
-        "root_hash",
-        "size",
-        "tree_id",
-    }:
-        raise UsageError("not an object with the keys that the guard writes")
-    size, root, tree_id = fields["size"], fields["root_hash"], fields["tree_id"]
-    # bool is an int to Python, not here.
-    for name, number in (("size", size), ("tree_id", tree_id)):
-        if type(number) is not int or not 0 <= number <= MAX_NUMBER:
-            raise UsageError(f"{name} is not a number from 0 to {MAX_NUMBER}")
-    try:
-        head = TreeHead(size, bytes.fromhex(root))
-    except (TypeError, ValueError) as error:
-        raise UsageError("root_hash is not hexadecimal") from error
-    if len(head.root) != len(EMPTY_TREE_HEAD.root):
-        raise UsageError(f"root_hash has {len(head.root)} bytes, not {len(EMPTY_TREE_HEAD.root)}")
-    return Evidence(head, tree_id, str(fields["log_key_hash"]))
-
-
-def format_evidence(proven: Proven, log_key: PublicKey, now: datetime) -> bytes:
-    """The evidence file's content."""
-    fields = {
-        "log_key_hash": log_key.hash,
-        "proven_at": now.isoformat(timespec="seconds"),
-        "root_hash": proven.tree.root.hex(),
-        "size": proven.tree.size,
-        "tree_id": proven.tree_id,
-    }
-    return (json.dumps(fields, indent=2) + "\n").encode()
 
 
 def record_proven(directory: Path, proven: Proven, log_key: PublicKey) -> None:
@@ -463,10 +502,9 @@ def record_proven(directory: Path, proven: Proven, log_key: PublicKey) -> None:
         CannotTell: the disk does not take it. log-go would sign first and fail to store afterwards,
             so it must not start either; a freed disk lets it start without a person.
     """
+    evidence = Evidence(proven.tree, proven.tree_id, log_key.hash)
     try:
-        write_durably(
-            directory / EVIDENCE_FILE, format_evidence(proven, log_key, datetime.now(UTC))
-        )
+        write_durably(directory / EVIDENCE_FILE, format_evidence(evidence, datetime.now(UTC)))
         write_durably(directory / METRICS_FILE, metrics(None, proven.tree.size))
         remove_durably(directory / MARKER_FILE)
     except OSError as error:
@@ -544,6 +582,14 @@ def _read(path: Path) -> bytes | None:
         if error.errno in _PASSING:
             raise CannotTell(f"{path}: {error.strerror}") from error
         raise Refused("unreadable", f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any] | None:
+    data = _read(path)
+    try:
+        return None if data is None else tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Refused("config", f"{path}: not TOML: {error}") from error
 
 
 def _parse(reason: str, path: Path, parse: Callable[[], T]) -> T:

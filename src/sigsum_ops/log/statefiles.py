@@ -14,6 +14,7 @@ from sigsum_ops.log.treehead import MAX_NUMBER
 Startup = Literal["empty", "local-tree"]
 
 EVIDENCE_FILE = "guard-evidence.json"
+PROMOTION_FILE = "promotion.json"
 STARTUP_SUFFIX = ".startup"  # of the sth file's name; log-go allows no other
 
 
@@ -47,8 +48,12 @@ def read_if_there(path: Path) -> bytes | None:
         return None
 
 
-def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_durably(
+    path: Path, data: bytes, mode: int = 0o644, *, owner: tuple[int, int] | None = None
+) -> None:
     """Replace the file atomically; when this returns, the new content survives a power cut.
+
+    ``owner`` is user and group; without it, those of whoever writes.
 
     Raises:
         OSError: the old content, or absence, is then still in place.
@@ -57,6 +62,8 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
+            if owner is not None:
+                os.fchown(stream.fileno(), *owner)
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,37 @@ def test_a_witnesss(path: Path) -> None:
 def test_a_labs(path: Path) -> None:
     path.write_text(LOG.replace(HSM, SOFTWARE))
     assert load(path).key == SoftwareKey(Path("/etc/sigsum/key"))
+
+
+TREE_ID = 'tree_id_file = "/var/lib/sigsum-log/tree-id"\n'
+
+
+@pytest.mark.parametrize("until", ["2026-11-23T12:00:00Z", "2026-11-23 12:00:00+00:00"])
+def test_a_permit(path: Path, until: str) -> None:
+    path.write_text(LOG.replace(TREE_ID, f"{TREE_ID}ungated_until = {until}\n"))
+    role = load(path).role
+    assert isinstance(role, LogRole)
+    assert role.ungated_until == datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "until",
+    [
+        "2026-11-23T12:00:00",
+        "2026-11-23T12:00:00+01:00",
+        "2026-11-23T12:00:00.5Z",
+        "2026-11-23",
+        "12:00:00",
+        '"2026-11-23T12:00:00Z"',
+        '""',
+        "1795435200",
+        "true",
+    ],
+)
+def test_a_permit_without_a_certain_end(path: Path, until: str) -> None:
+    path.write_text(LOG.replace(TREE_ID, f"{TREE_ID}ungated_until = {until}\n"))
+    with pytest.raises(UsageError, match=re.escape("ungated_until in [log]")):
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -135,4 +167,11 @@ def test_check_config(path: Path) -> None:
         "role": "log",
         "key": "hsm",
         "socket": "/run/sigsum-oracle/agent.sock",
+        "ungated_until": None,
     }
+    until = "ungated_until = 2026-11-23T12:00:00Z\n"
+    path.write_text(LOG.replace(TREE_ID, TREE_ID + until))
+    done = CliRunner().invoke(cli.app, ["oracle", "check-config", str(path), "--json"])
+    assert json.loads(done.stdout)["ungated_until"] == "2026-11-23T12:00:00+00:00"
+    done = CliRunner().invoke(cli.app, ["oracle", "check-config", str(path)])
+    assert "without a secondary until 2026-11-23T12:00:00+00:00" in done.stdout

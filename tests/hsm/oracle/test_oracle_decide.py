@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -49,9 +50,16 @@ def decided(
     requested: TreeHead,
     journal: list[TreeHead],
     tree: MemoryTree,
+    permit_ended: Callable[[], bool] | None = None,
 ) -> Decision:
     roots = {entry.size: entry.root for entry in journal}
-    return decide(requested, journaled_root=roots.get(requested.size), last=journal[-1], tree=tree)
+    return decide(
+        requested,
+        journaled_root=roots.get(requested.size),
+        last=journal[-1],
+        tree=tree,
+        permit_ended=permit_ended,
+    )
 
 
 JOURNAL = [EMPTY_TREE_HEAD, head(3), head(5), head(11)]
@@ -128,8 +136,45 @@ def test_the_first_tree_head_must_be_one_that_the_tree_has() -> None:
         assert decision.journaled == EMPTY_TREE_HEAD
 
 
+@pytest.mark.parametrize("size", [12, 20])
+def test_without_a_permit_any_more_nothing_larger_is_signed(size: int) -> None:
+    tree = MemoryTree(LEAVES[:20])
+    assert decided(head(size), JOURNAL, tree, lambda: False) == Sign(new=True)
+    decision = decided(head(size), JOURNAL, tree, lambda: True)
+    assert isinstance(decision, NotNow)
+    assert decision.reason == "permit-ended"
+    assert "size 11" in decision.message
+    assert "playbooks/reseed.yml" in decision.message
+
+
+def test_without_a_permit_any_more_what_is_journaled_is_signed_again() -> None:
+    for requested in JOURNAL:
+        assert decided(requested, JOURNAL, MemoryTree([]), lambda: True) == Sign(new=False)
+
+
+def test_without_a_permit_any_more_another_tree_latches_as_ever() -> None:
+    for requested in (head(11, FOREIGN), head(15, FOREIGN)):
+        tree = MemoryTree(FOREIGN)
+        assert isinstance(decided(requested, JOURNAL, tree, lambda: True), Latch)
+
+
+def test_a_permit_that_ends_while_the_proof_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, ended = MemoryTree(LEAVES[:20]), False
+
+    def slow(old_size: int, new_size: int) -> tuple[bytes, ...]:
+        nonlocal ended
+        ended = True
+        return tuple(rfc9162.consistency(old_size, LEAVES[:new_size]))
+
+    monkeypatch.setattr(tree, "path", slow)
+    assert isinstance(decided(head(12), JOURNAL, tree, lambda: ended), NotNow)
+
+
 class Log(RuleBasedStateMachine):
-    """A log whose database is restored, replaced and lost, with a Trillian that fails."""
+    """A log whose database is restored, replaced and lost, with a Trillian that fails.
+
+    It begins with a permit to go on without its secondary, which ends.
+    """
 
     states = Bundle("states")
 
@@ -142,6 +187,7 @@ class Log(RuleBasedStateMachine):
         self.history: list[bytes] = []  # the leaves of the last tree head that was signed
         self.latched = False
         self.honest = True
+        self.ended_at: int | None = None  # the largest size when the permit ended
 
     def leaves(self, count: int) -> list[bytes]:
         self.made += count
@@ -169,6 +215,12 @@ class Log(RuleBasedStateMachine):
     def trillian(self, down: bool) -> None:
         self.down = down
 
+    @precondition(lambda self: len(self.journal) > 1)
+    @rule()
+    def the_permit_ends(self) -> None:
+        if self.ended_at is None:
+            self.ended_at = self.journal[-1].size
+
     @precondition(lambda self: not self.latched)
     @rule(back=st.integers(0, 8))
     def log_go_asks(self, back: int) -> None:
@@ -185,7 +237,9 @@ class Log(RuleBasedStateMachine):
     def ask(self, requested: TreeHead) -> None:
         journaled = {entry.size: entry.root for entry in self.journal}
         last = self.journal[-1]
-        decision = decided(requested, self.journal, MemoryTree(self.database, fails=self.down))
+        tree = MemoryTree(self.database, fails=self.down)
+        ended = self.ended_at is not None
+        decision = decided(requested, self.journal, tree, lambda: ended)
         if requested.size in journaled:
             good = journaled[requested.size] == requested.root
             assert decision == Sign(new=False) if good else isinstance(decision, Latch)
@@ -194,13 +248,21 @@ class Log(RuleBasedStateMachine):
         else:
             shown = self.database[: requested.size]
             good = shown[: last.size] == self.history and rfc9162.root(shown) == requested.root
-            assert decision == Sign(new=True) if good else isinstance(decision, Latch)
+            if good and ended:
+                assert isinstance(decision, NotNow)
+                assert decision.reason == "permit-ended"
+            else:
+                assert decision == Sign(new=True) if good else isinstance(decision, Latch)
         if isinstance(decision, Latch):
             assert not self.honest, "an honest log was latched"
             self.latched = True
         if decision == Sign(new=True):
             self.journal.append(requested)
             self.history = self.database[: requested.size]
+
+    @invariant()
+    def nothing_larger_is_signed_without_a_permit(self) -> None:
+        assert self.ended_at in (None, self.journal[-1].size)
 
     @invariant()
     def all_that_was_signed_is_one_tree(self) -> None:

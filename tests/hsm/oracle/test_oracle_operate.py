@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from sigsum_ops.hsm.oracle.decide import Latch as Latched
 from sigsum_ops.hsm.oracle.decide import Proof
 from sigsum_ops.hsm.oracle.journal import Journal, JournalError
 from sigsum_ops.hsm.oracle.latch import Latch, read
+from sigsum_ops.log.evidence import Evidence, format_promotion
 from sigsum_ops.log.guard import Refused
 from sigsum_ops.log.treehead import EMPTY_TREE_HEAD, TreeHead
 from sigsum_ops.log.trillian import CannotTell
@@ -35,13 +38,18 @@ def sth_file(
     return path
 
 
+def change_tree(world: World, **fields: object) -> None:
+    for name, value in fields.items():
+        setattr(world.trillian.trees[1], name, value)
+
+
 def last(world: World) -> TreeHead:
     with Journal.open(world.journal, KEY.hash) as journal:
         return journal.last.head
 
 
 def seed_signed(world: World, sth: Path) -> TreeHead:
-    return operate.seed_signed(world.settings, sth, say=print, wait=0)
+    return operate.seed_signed(world.settings, sth, say=print, wait=0).last
 
 
 # seed --empty
@@ -49,7 +57,8 @@ def seed_signed(world: World, sth: Path) -> TreeHead:
 
 def test_a_new_log(world: World) -> None:
     world.grow(0)
-    assert operate.seed_empty(world.settings, say=print, wait=0) == EMPTY_TREE_HEAD
+    seeded = operate.seed_empty(world.settings, say=print, wait=0)
+    assert seeded == operate.Seeded(EMPTY_TREE_HEAD, changed=True)
     assert last(world) == EMPTY_TREE_HEAD
     with pytest.raises(JournalError, match="already"):
         operate.seed_empty(world.settings, say=print, wait=0)
@@ -169,11 +178,134 @@ def test_seed_on_the_command_line(world: World) -> None:
             cli.app, ["oracle", "seed", "-c", str(world.config), *arguments, "--json"]
         )
 
-    both = seed("--empty", "--sth", str(world.directory / "sth"))
-    assert isinstance(both.exception, UsageError)
-    assert isinstance(seed().exception, UsageError)
-    done = seed("--sth", str(sth_file(world, head(5))))
-    assert json.loads(done.stdout) == {"size": 5, "root_hash": head(5).root.hex()}
+    sth = ("--sth", str(sth_file(world, head(5))))
+    for wrong in ((), ("--empty", *sth), ("--promotion", *sth), ("--empty", "--promotion")):
+        assert isinstance(seed(*wrong).exception, UsageError)
+    done = seed(*sth)
+    shown = {"size": 5, "root_hash": head(5).root.hex(), "changed": True}
+    assert json.loads(done.stdout) == shown
+    assert json.loads(seed(*sth).stdout) == {**shown, "changed": False}
+
+
+# seed --promotion
+
+
+def promote(world: World, promoted: TreeHead, tree_id: int = 1, key_hash: str = KEY.hash) -> None:
+    record = Evidence(promoted, tree_id, key_hash)
+    world.promotion.write_bytes(format_promotion(record, datetime.now(UTC)))
+
+
+def seed_promoted(world: World) -> operate.Seeded:
+    return operate.seed_promoted(world.settings, say=print, wait=0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 12])
+def test_a_promoted_machine(world: World, size: int) -> None:
+    world.grow(size)
+    promote(world, head(size))
+    assert seed_promoted(world) == operate.Seeded(head(size), changed=True)
+    before = world.journal.read_bytes()
+    assert seed_promoted(world) == operate.Seeded(head(size), changed=False)
+    assert world.journal.read_bytes() == before
+
+
+def test_a_promoted_machine_whose_log_went_on(world: World) -> None:
+    """The step is repeated after a crash, beside a running oracle."""
+    promote(world, head(12))
+    assert seed_promoted(world).changed
+    world.grow(20)
+    with Journal.open(world.journal, KEY.hash) as journal:
+        journal.append(head(15))
+        assert seed_promoted(world) == operate.Seeded(head(15), changed=False)
+    assert last(world) == head(15)
+
+
+def test_a_promoted_machine_that_was_primary_before(world: World) -> None:
+    world.seed(head(5))
+    promote(world, head(12))
+    assert seed_promoted(world) == operate.Seeded(head(12), changed=True)
+    with Journal.open(world.journal, KEY.hash) as journal:
+        assert [journal.records, journal.root_at(5)] == [2, head(5).root]
+
+
+@pytest.mark.parametrize(
+    ("message", "spoil"),
+    [
+        ("grown since", lambda world: world.grow(13)),
+        ("smaller", lambda world: world.grow(11)),
+        ("another root", lambda world: world.grow(12, FOREIGN)),
+        ("not of type LOG", lambda world: change_tree(world, type="PREORDERED_LOG")),
+        ("not active", lambda world: change_tree(world, state="FROZEN")),
+        ("no tree 1", lambda world: world.trillian.trees.clear()),
+        ("about tree 2", lambda world: promote(world, head(12), tree_id=2)),
+        ("about the log", lambda world: promote(world, head(12), key_hash="ab" * 32)),
+        ("No such file", lambda world: world.promotion.unlink()),
+        ("not a promotion's record", lambda world: world.promotion.write_text("{}")),
+        ("No such file", lambda world: world.tree_id.unlink()),
+        ("latched", lambda world: world.latch.touch()),
+    ],
+)
+def test_a_promotion_that_is_not_to_be_believed(
+    world: World, message: str, spoil: Callable[[World], object]
+) -> None:
+    promote(world, head(12))
+    spoil(world)
+    with pytest.raises(OpsError, match=message):
+        seed_promoted(world)
+    assert not world.journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "seeded", "spoil"),
+    [
+        ("does not extend", head(5, FOREIGN), lambda _world: None),
+        ("two roots for size 12", head(12, FOREIGN), lambda _world: None),
+        ("smaller", head(13), lambda _world: None),
+        ("grown since", head(5), lambda world: world.grow(13)),
+        ("latched", head(12), lambda world: world.latch.touch()),
+        ("smaller", head(12), lambda world: world.grow(11)),
+        ("another root", head(12), lambda world: world.grow(12, FOREIGN)),
+    ],
+)
+def test_a_promotion_against_the_journal(
+    world: World, message: str, seeded: TreeHead, spoil: Callable[[World], object]
+) -> None:
+    world.seed(seeded)
+    before = world.journal.read_bytes()
+    promote(world, head(12))
+    spoil(world)
+    with pytest.raises(OpsError, match=message):
+        seed_promoted(world)
+    assert world.journal.read_bytes() == before
+
+
+def test_a_promoted_machine_had_signed_more_before(world: World) -> None:
+    """What was promoted is journaled, and so is more that the tree does not have."""
+    world.seed(head(12))
+    with Journal.open(world.journal, KEY.hash) as journal:
+        journal.append(head(14))
+    promote(world, head(12))
+    with pytest.raises(Refused, match="smaller"):
+        seed_promoted(world)
+
+
+def test_a_running_oracle_is_not_seeded_by_a_promotion(world: World) -> None:
+    world.seed(head(5))
+    promote(world, head(12))
+    with Journal.open(world.journal, KEY.hash), pytest.raises(JournalError, match="in use"):
+        seed_promoted(world)
+
+
+def test_seed_by_a_promotion_on_the_command_line(world: World) -> None:
+    promote(world, head(12))
+    command = ["oracle", "seed", "-c", str(world.config), "--promotion"]
+    first, second = (CliRunner().invoke(cli.app, command) for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "unchanged" not in first.stdout
+    assert second.stdout == f"{world.journal}: unchanged; the last tree head is {head(12)}\n"
+    done = CliRunner().invoke(cli.app, [*command, "--json"])
+    shown = {"size": 12, "root_hash": head(12).root.hex(), "changed": False}
+    assert json.loads(done.stdout) == shown
 
 
 # show and resolve

@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sigsum_ops.errors import OpsError
 from sigsum_ops.hsm import rehearsal
 from sigsum_ops.hsm.oracle import approve, latch, service
+from sigsum_ops.hsm.oracle import journal as journal_module
 from sigsum_ops.hsm.oracle.approve import LogApprover, TrillianTree, WitnessApprover
 from sigsum_ops.hsm.oracle.journal import Journal, create
 from sigsum_ops.hsm.oracle.latch import Latch
@@ -399,6 +402,9 @@ async def test_metrics(running: Running) -> None:
     assert values['sigsum_oracle_requests_total{outcome="signed"}'] == "1"
     assert values['sigsum_oracle_requests_total{outcome="malformed"}'] == "1"
     assert values['sigsum_oracle_requests_total{outcome="late"}'] == "0"
+    assert values['sigsum_oracle_requests_total{outcome="permit-ended"}'] == "0"
+    assert values["sigsum_oracle_ungated"] == "0"
+    assert "sigsum_oracle_ungated_until_seconds" not in values
     assert values['sigsum_oracle_stages_total{stage="total"}'] == "2"
     assert values['sigsum_oracle_stages_total{stage="device"}'] == "1"
     assert 0 < float(values['sigsum_oracle_seconds_total{stage="journal"}']) < 1
@@ -547,6 +553,57 @@ def test_the_program_killed_and_started_again(world: World) -> None:
     assert code == 0
     assert "LATCHED (other-root)" in said
     assert head(12, FOREIGN).root.hex() in said
+
+
+def test_the_program_with_a_permit(world: World) -> None:
+    """It signs larger tree heads until then, and not after; also when it is started again."""
+    world.seed()
+    until = int(time.time()) + 8
+    world.until = datetime.fromtimestamp(until, UTC)
+    program = Program(world)
+    program.wait_until_ready()
+    assert ask(world.socket, checkpoint(5))
+    assert f"\nsigsum_oracle_ungated_until_seconds {until}\n" in world.metrics.read_text()
+    assert "\nsigsum_oracle_ungated 1\n" in world.metrics.read_text()
+    assert time.time() < until, "this machine is too slow for this test"
+    time.sleep(until - time.time())
+    assert ask(world.socket, checkpoint(12)) is None
+    assert ask(world.socket, checkpoint(5))
+    assert ask(world.socket, checkpoint(0))
+    code, said = program.end()
+    assert code == 0
+    assert "the permit to go on without a secondary ends 20" in said
+    assert "nothing larger than size 5 is signed until playbooks/reseed.yml" in said
+    assert 'requests_total{outcome="permit-ended"} 1\n' in world.metrics.read_text()
+    assert "\nsigsum_oracle_ungated 0\n" in world.metrics.read_text()
+
+    program = Program(world)
+    program.wait_until_ready()
+    assert ask(world.socket, checkpoint(12)) is None
+    assert ask(world.socket, checkpoint(5))
+    assert "the permit to go on without a secondary has ended: 20" in program.end()[1]
+
+    world.until = None  # a secondary was re-seeded
+    program = Program(world)
+    program.wait_until_ready()
+    assert ask(world.socket, checkpoint(12))
+    program.end()
+
+
+def test_a_permit_is_over_where_the_journal_is_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was put back by an hour since the last tree head."""
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "time", SimpleNamespace(time=lambda: time.time() + 3600))
+        world.seed()
+    for hours, ended in ((0.5, True), (2, False)):
+        world.until = datetime.now(UTC) + timedelta(hours=hours)
+        metrics = Metrics()
+        with ExitStack() as stack:
+            service._approver(world.settings, metrics, stack)
+            assert metrics.permit
+            assert metrics.permit.ended() is ended
 
 
 def test_the_program_and_a_device(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -68,11 +69,13 @@ class World:
     trillian: FakeTrillian
     more: str = ""  # TOML, before the tables
     hsm: str = ""  # TOML, the table [hsm]
+    until: datetime | None = None  # of a permit to go on without a secondary
 
     def __post_init__(self) -> None:
         self.state = self.directory / "state"
         self.state.mkdir()
         self.tree_id = self.directory / "tree-id"
+        self.promotion = self.directory / "promotion.json"
         self.tree_id.write_text("tree-id=1\n")
         self.key_file = self.directory / "key"
         self.key_file.write_bytes(
@@ -88,10 +91,12 @@ class World:
     def config(self) -> Path:
         path = self.directory / "oracle.toml"
         key = self.hsm or f'[software_key]\nfile = "{self.key_file}"\nlab_only = true\n'
+        permit = f"ungated_until = {self.until:%Y-%m-%dT%H:%M:%SZ}\n" if self.until else ""
         path.write_text(
             f'public_key = "{KEY.ssh}"\nsocket = "{self.socket}"\n'
             f'state_directory = "{self.state}"\nmetrics_file = "{self.metrics}"\n{self.more}'
-            f'[log]\ntrillian = "{self.trillian.address}"\ntree_id_file = "{self.tree_id}"\n{key}'
+            f'[log]\ntrillian = "{self.trillian.address}"\ntree_id_file = "{self.tree_id}"\n'
+            f"{permit}{key}"
         )
         return path
 

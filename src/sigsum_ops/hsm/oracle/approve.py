@@ -15,6 +15,7 @@ from sigsum_ops.hsm.oracle.decide import CannotProve, Latch, NotNow
 from sigsum_ops.hsm.oracle.journal import Journal, JournalError
 from sigsum_ops.hsm.oracle.latch import Latch as LatchFile
 from sigsum_ops.hsm.oracle.metrics import Metrics
+from sigsum_ops.hsm.oracle.permit import Permit
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.statefiles import parse_tree_id
 from sigsum_ops.log.treehead import TreeHead, parse_checkpoint, parse_cosignature_message
@@ -27,6 +28,7 @@ Outcome = Literal[
     "signed",
     "malformed",
     "not-now",
+    "permit-ended",
     "latched",
     "journal",
     "rate-limited",
@@ -84,12 +86,15 @@ class LogApprover:
         latch: LatchFile,
         tree: TreeSource,
         metrics: Metrics,
+        permit: Permit | None = None,
     ) -> None:
         self._key = key
         self._journal = journal
         self._latch = latch
         self._tree = tree
         self._metrics = metrics
+        self._permit = permit
+        metrics.permit = permit
         metrics.latched = latch.latched
         metrics.journal(journal)
 
@@ -108,9 +113,10 @@ class LogApprover:
                 journaled_root=self._journal.root_at(head.size),
                 last=self._journal.last.head,
                 tree=self._tree,
+                permit_ended=self._permit.ended if self._permit else None,
             )
             if isinstance(decision, NotNow):
-                raise Refused("not-now", f"not now ({head}): {decision.message}")
+                raise Refused(decision.reason, f"not now ({head}): {decision.message}")
             if isinstance(decision, Latch):
                 self._metrics.latched = True
                 context = {"log_key_hash": self._key.hash, "request": data.hex(), **self._tree.seen}

@@ -45,13 +45,19 @@ def seed(
             help="A tree head that the log signed: an sth file, or an answer to get-tree-head."
         ),
     ] = None,
+    promotion: Annotated[
+        bool,
+        typer.Option("--promotion", help="A promotion has just made this machine the primary."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say what the log has signed so far, before the oracle first signs on this machine.
 
     With --empty, Trillian must show the log's tree to be empty and the only one. With --sth, the
-    signature must be the log's, and the tree here must extend that tree head. Nothing else begins
-    a journal. On a machine that has one, --sth adds to it, with the oracle stopped.
+    signature must be the log's, and the tree here must extend that tree head. With --promotion,
+    the tree must be exactly as in promotion.json, beside the tree-id file; run again, it changes
+    nothing. Nothing else begins a journal. On a machine that has one, --sth and --promotion add to
+    it, with the oracle stopped.
 
     Run it as the journal's owner, or as root.
     Example: sigsum-ops oracle seed --sth /root/get-tree-head.answer
@@ -60,17 +66,22 @@ def seed(
     from sigsum_ops.hsm.oracle import operate
     from sigsum_ops.hsm.oracle.config import load
 
-    if empty == (sth is not None):
-        raise UsageError("exactly one of --empty and --sth must be given")
+    if [empty, sth is not None, promotion].count(True) != 1:
+        raise UsageError("exactly one of --empty, --sth and --promotion must be given")
     settings = load(config)
-    if sth is None:
-        head = operate.seed_empty(settings, say=_say)
+    if sth:
+        seeded = operate.seed_signed(settings, sth, say=_say)
+    elif promotion:
+        seeded = operate.seed_promoted(settings, say=_say)
     else:
-        head = operate.seed_signed(settings, sth, say=_say)
+        seeded = operate.seed_empty(settings, say=_say)
+    head = seeded.last
     if as_json:
-        typer.echo(json.dumps({"size": head.size, "root_hash": head.root.hex()}))
+        shown = {"size": head.size, "root_hash": head.root.hex(), "changed": seeded.changed}
+        typer.echo(json.dumps(shown))
     else:
-        typer.echo(f"{settings.journal}: the last tree head is {head}")
+        unchanged = "" if seeded.changed else "unchanged; "
+        typer.echo(f"{settings.journal}: {unchanged}the last tree head is {head}")
 
 
 @app.command()
@@ -159,10 +170,14 @@ def check_config(
     from sigsum_ops.hsm.oracle.config import HsmKey, LogRole, load
 
     settings = load(config)
+    until = settings.role.ungated_until if isinstance(settings.role, LogRole) else None
     shown = {
         "key_hash": settings.public_key.hash,
         "role": "log" if isinstance(settings.role, LogRole) else "witness",
         "key": "hsm" if isinstance(settings.key, HsmKey) else "software",
         "socket": str(settings.socket),
+        "ungated_until": until and until.isoformat(),
     }
-    typer.echo(json.dumps(shown) if as_json else f"{config}: {shown['role']}, {shown['key']} key")
+    text = f"{config}: {shown['role']}, {shown['key']} key"
+    text += f", without a secondary until {shown['ungated_until']}" if until else ""
+    typer.echo(json.dumps(shown) if as_json else text)

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ class LogRole:
 
     trillian: str  # host:port of the machine's own Trillian log server
     tree_id_file: Path  # log-go's; read whenever a proof is needed
+    ungated_until: datetime | None = None  # a permit to sign alone, without the secondary; UTC
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Settings:
     def signatures(self) -> Path:
         """How many signatures the device was asked for."""
         return self.state_directory / "signatures"
+
+    @property
+    def permit_ended(self) -> Path:
+        """The end of the last permit that was seen to be over."""
+        return self.state_directory / "permit-ended"
 
     @property
     def latch(self) -> Path:
@@ -125,9 +132,18 @@ def _log(table: Table) -> LogRole:
     trillian = table.text("trillian")
     if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", trillian):
         raise table.wrong("trillian", trillian, "HOST:PORT, such as 127.0.0.1:8090")
-    role = LogRole(trillian, table.path("tree_id_file"))
+    role = LogRole(trillian, table.path("tree_id_file"), _ungated_until(table))
     table.done()
     return role
+
+
+def _ungated_until(table: Table) -> datetime | None:
+    until = table.take("ungated_until", datetime, None)
+    if until and (until.utcoffset() != timedelta(0) or until.microsecond):
+        raise table.wrong(
+            "ungated_until", until, "a UTC time in whole seconds, such as 2026-11-23T12:00:00Z"
+        )
+    return until
 
 
 def _witness(table: Table) -> WitnessRole:

@@ -4,13 +4,15 @@ Two tree heads that are signed for one log must be two states of one growing tre
 is in the journal; whether a larger tree head extends it, Trillian must prove. Three outcomes:
 
 * ``Sign``: it is in the journal, or proven to extend the last of the journal;
-* ``NotNow``: nothing says no, but the proof cannot be had. Asking later may help;
+* ``NotNow``: nothing says no, but the proof cannot be had, and asking later may help; or the log is
+  without its secondary, and its permit to grow without one has ended;
 * ``Latch``: signing it would be a split view, or the tree is not the one that was signed. Nothing
   is signed any more until a person has looked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,6 +21,7 @@ from sigsum_ops.log.merkle import ProofError, verify_consistency
 from sigsum_ops.log.treehead import TreeHead
 
 LatchReason = Literal["other-root", "not-proven"]
+WaitReason = Literal["not-now", "permit-ended"]
 
 
 class CannotProve(OpsError):  # noqa: N818 - named for what it means
@@ -56,6 +59,7 @@ class NotNow:
     """Do not sign it now."""
 
     message: str
+    reason: WaitReason = "not-now"
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,12 @@ Decision = Sign | NotNow | Latch
 
 
 def decide(
-    requested: TreeHead, *, journaled_root: bytes | None, last: TreeHead, tree: Tree
+    requested: TreeHead,
+    *,
+    journaled_root: bytes | None,
+    last: TreeHead,
+    tree: Tree,
+    permit_ended: Callable[[], bool] | None = None,
 ) -> Decision:
     """Decide on one tree head.
 
@@ -82,6 +91,8 @@ def decide(
         journaled_root: the root that is journaled for its size, None where there is none.
         last: the largest tree head in the journal.
         tree: asked only for a size beyond the last.
+        permit_ended: of a log that may grow without its secondary only until a time: whether that
+            has come. Asked last, since a proof may take seconds. None for a log that may grow.
     """
     if journaled_root is not None:
         if journaled_root == requested.root:
@@ -107,6 +118,12 @@ def decide(
         )
     except ProofError as error:
         return Latch("not-proven", error.message, last, requested, proof)
+    if permit_ended and permit_ended():
+        return NotNow(
+            f"the permit to go on without a secondary has ended, so nothing larger than size"
+            f" {last.size} is signed until playbooks/reseed.yml has brought one in",
+            "permit-ended",
+        )
     return Sign(new=True)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from sigsum_ops.hsm.oracle.journal import Journal
+from sigsum_ops.hsm.oracle.permit import Permit
 
 STAGES = ("proof", "journal", "device", "total")
 _PREFIX = "sigsum_oracle"
@@ -27,6 +28,7 @@ class Metrics:
         self.requests: Counter[str] = Counter()
         self.ready = False
         self.latched = False
+        self.permit: Permit | None = None
         self.sessions_opened = 0
         self.device_signatures = 0
         self.last_signed = 0.0  # Unix time
@@ -81,6 +83,20 @@ class Metrics:
             "1 if nothing is signed until a person has looked.",
             ("", int(self.latched)),
         )
+        permit = self.permit
+        add(
+            "ungated",
+            "gauge",
+            "1 while the log is permitted to go on without its secondary.",
+            ("", int(permit is not None and not permit.ended())),
+        )
+        if permit:
+            add(
+                "ungated_until_seconds",
+                "gauge",
+                "When the permit to go on without a secondary ends, or has ended (Unix time).",
+                ("", permit.until),
+            )
         add(
             "sessions_opened_total",
             "counter",

@@ -35,6 +35,7 @@ from sigsum_ops.hsm.oracle.config import HsmKey, LogRole, Settings
 from sigsum_ops.hsm.oracle.journal import Journal
 from sigsum_ops.hsm.oracle.latch import Latch
 from sigsum_ops.hsm.oracle.metrics import Metrics
+from sigsum_ops.hsm.oracle.permit import Permit
 from sigsum_ops.hsm.oracle.signatures import Counter
 from sigsum_ops.hsm.oracle.signer import HsmSigner, Signer, SignerError, SoftwareSigner, WrongDevice
 from sigsum_ops.hsm.systemd import credential, notify
@@ -240,7 +241,15 @@ def _approver(settings: Settings, metrics: Metrics, stack: ExitStack) -> Approve
             "LATCHED: %s is there, so nothing is signed. Procedure: %s", latch.path, PROCEDURE
         )
     tree = stack.enter_context(TrillianTree(role.trillian, role.tree_id_file, metrics))
-    return LogApprover(settings.public_key, journal, latch, tree, metrics)
+    permit = None
+    if role.ungated_until:
+        permit = Permit(role.ungated_until, settings.permit_ended, journal.last.time)
+        log.warning(
+            "the permit to go on without a secondary %s %s",
+            "has ended:" if permit.ended() else "ends",
+            role.ungated_until.isoformat(),
+        )
+    return LogApprover(settings.public_key, journal, latch, tree, metrics, permit)
 
 
 def _signer(settings: Settings, metrics: Metrics, stack: ExitStack) -> Signer:
