@@ -112,8 +112,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 PACKAGES = (
     "galera-4",
+    "mariadb-client",
     "mariadb-server",
+    "openssh-client",
+    "python3-aiohttp",
     "python3-pymysql",
+    "restic",
     "sigsum-go",
     "sigsum-log-go",
     "sigsum-ops",
@@ -124,12 +128,16 @@ PACKAGES = (
     "yubihsm-connector",
 )
 UNITS = (
+    "litewitness.service",
     "mariadb.service",
     "trillian-log-server.service",
     "trillian-log-signer.service",
     "sigsum-log-primary.service",
     "sigsum-log-secondary.service",
     "sigsum-oracle.service",
+    "sigsum-backup.timer",
+    "sigsum-backup-check.timer",
+    "sigsum-head-archive.service",
     "sigsum-hsm-audit.service",
     "sigsum-hsm-check.timer",
     "sigsum-rehearsal-hsm.service",
@@ -153,6 +161,7 @@ CONFIGURATION = {
         "/etc/sigsum/private/hsm-passphrase",
         PACKAGE_INSTALLED,
     ),
+    "sigsum-head-archive": ("/etc/sigsum/archive.toml", PACKAGE_INSTALLED),
     "sigsum-hsm-audit": (
         "/etc/sigsum/hsm-watch.toml",
         "/etc/sigsum/private/hsm-audit-passphrase",
@@ -161,10 +170,20 @@ CONFIGURATION = {
     "sigsum-rehearsal-hsm": (PACKAGE_INSTALLED,),
     "yubihsm-connector": ("/etc/yubihsm-connector.yaml",),
 }
-ACCOUNTS = ("sigsum-hsm", "sigsum-log", "sigsum-oracle", "sigsum-rehearsal-hsm", "trillian")
+ACCOUNTS = (
+    "sigsum-archive",
+    "sigsum-backup",
+    "sigsum-hsm",
+    "sigsum-log",
+    "sigsum-oracle",
+    "sigsum-rehearsal-hsm",
+    "trillian",
+)
 FILES = (
+    "/etc/sigsum/fenced.json",
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",
+    "/etc/sigsum/quarantined.json",
     "/var/lib/sigsum-log/tree-id",
 )
 # Each of these is left behind only by a machine that has signed for the log, or was about to.

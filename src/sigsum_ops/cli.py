@@ -17,9 +17,11 @@ import typer
 from rich.console import Console
 
 from sigsum_ops import __version__
+from sigsum_ops.backup.cli import app as backup_app
 from sigsum_ops.errors import OpsError
 from sigsum_ops.hsm.cli import app as hsm_app
 from sigsum_ops.hsm.oracle.cli import app as oracle_app
+from sigsum_ops.log.archive_cli import app as archive_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,8 +50,10 @@ def _root(
 
 inventory_app = typer.Typer(no_args_is_help=True, help="Check what an inventory says.")
 app.add_typer(inventory_app, name="inventory")
+app.add_typer(backup_app, name="backup")
 app.add_typer(hsm_app, name="hsm")
 app.add_typer(oracle_app, name="oracle")
+app.add_typer(archive_app, name="archive")
 # Only a controller has these rooms: the hosts' package leaves them out (packages/own.py).
 for name, room in (("lab", "lab"), ("packages", "packages"), ("ceremony", "hsm.ceremony")):
     if find_spec(f"sigsum_ops.{room}") and find_spec(f"sigsum_ops.{room}.cli"):
@@ -89,6 +93,10 @@ def guard(
     log_key: Annotated[Path, typer.Option(help="The log's public key file.")] = Path(
         "/etc/sigsum/log.pub"
     ),
+    oracle: Annotated[
+        Path,
+        typer.Option(help="The oracle's configuration; only a log without a secondary needs it."),
+    ] = Path("/etc/sigsum/oracle.toml"),
     state_dir: Annotated[
         Path | None,
         typer.Option(help="Where the guard keeps its files.  [default: the sth file's directory]"),
@@ -110,7 +118,8 @@ def guard(
     Exit 75, cannot tell: nothing says no, but Trillian or its database is not answering. Each
     reason is said once. Trying again may help.
 
-    Exit 1, refused: the tree is not what was signed, or a file that says so is lost or damaged.
+    Exit 1, refused: the tree is not what was signed, or a file that says so is lost or damaged, or
+    the log would sign without its secondary, and the oracle has no permit for that.
     guard-refused.json and guard.prom tell monitoring; a person follows docs/bcp/start-refused.md.
     Trying again changes nothing.
 
@@ -121,6 +130,7 @@ def guard(
     result = run(
         config=config,
         log_key=log_key,
+        oracle=oracle,
         state_dir=state_dir,
         wait=wait,
         say=lambda line: typer.echo(line, err=True),
@@ -260,6 +270,30 @@ def diversity(
 
 
 @app.command()
+def runbook(
+    out: Annotated[Path, typer.Option(help="Directory for runbook.html and runbook.pdf.")],
+    inventory: Annotated[
+        Path, typer.Option("--inventory", "-i", help="File or directory; commands name it so.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print the business continuity plan with the names, addresses, keys and contacts of a site.
+
+    Fills docs/bcp from the inventory and contacts no machine. Exits 2 where the inventory lacks
+    what a page names; 1 where the PDF cannot be made here, and then the HTML is there all the same.
+
+    Example: sigsum-ops runbook -i inventories/example --out runbook
+    """
+    from dataclasses import asdict
+
+    from sigsum_ops.site.runbook import write
+
+    written = write(inventory, out, say=lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(json.dumps(asdict(written), default=str))
+
+
+@app.command()
 def bench(
     inventory: Annotated[
         Path | None,
@@ -348,6 +382,96 @@ def soak(
         for line in lines(result):
             typer.echo(line)
     raise typer.Exit(code=0 if result["passed"] else 1)
+
+
+@app.command()
+def promote(
+    target: Annotated[str, typer.Option(help="The secondary that becomes the primary.")],
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", "-i", help="File or directory; without it, ansible.cfg's."),
+    ] = None,
+    seen: Annotated[
+        list[Path] | None,
+        typer.Option(help="A tree head or proof that somebody has: it must be covered, too."),
+    ] = None,
+    fenced_by: Annotated[
+        str, typer.Option(help="Who saw to it that a machine that does not answer cannot sign.")
+    ] = "",
+    fenced_how: Annotated[
+        str, typer.Option(help="How, in words, such as: 'power cut at the PDU'.")
+    ] = "",
+    check: Annotated[bool, typer.Option("--check", help="Only check; change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make a secondary the primary, because the primary is dead or has to go.
+
+    Everything is checked before anything is changed: that the old primary signs no more, and that
+    the target's tree extends all that is known to have been signed. Interrupted, it is run again
+    and goes on. Exits 1 where it is refused, with the reasons. docs/bcp/promote.md tells the rest.
+    Example: sigsum-ops promote --target log2 --check
+    """
+    from sigsum_ops.failover.promote import Request, promote
+
+    request = Request(target, inventory, tuple(seen or ()), fenced_by, fenced_how)
+    result = promote(request, check=check, confirm=None if yes else lambda text: typer.prompt(text))
+    if as_json:
+        typer.echo(json.dumps(result))
+    elif result["problems"]:
+        typer.echo("\n".join(["Refused; nothing was changed.", *result["problems"]]))
+    else:
+        done = "is the primary" if result["promoted"] else "can become the primary"
+        typer.echo(f"{target} {done}")
+    raise typer.Exit(code=1 if result["problems"] else 0)
+
+
+drill = typer.Typer(help="Rehearse the bad days, on a lab.", no_args_is_help=True)
+app.add_typer(drill, name="drill")
+
+
+@drill.callback()
+def _drill() -> None:
+    """Rehearse the bad days, on a lab."""
+
+
+@drill.command()
+def failover(
+    runs: Annotated[int, typer.Option("-n", help="How many failovers.")] = 3,
+    seed: Annotated[
+        str | None, typer.Option(help="Decides on everything.  [default: random]")
+    ] = None,
+    extra_vars: Annotated[
+        list[str] | None, typer.Option("-e", help="NAME=VALUE for each playbook.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The lab.")] = "lab",
+    out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Let the primary die under load, promote the secondary, re-seed the old one; and again.
+
+    The machine loses its power or network, its processes are killed, or the log is stopped; in half
+    of the runs the controller dies in the middle of the promotion, too. Exits 1 where a leaf that
+    was acknowledged with 200 is not proven in the new primary's tree, or a tree head does not
+    extend the ones before. Example: sigsum-ops drill failover -n 3 --seed monday --json
+    """
+    import secrets
+
+    from sigsum_ops.lab import drill
+    from sigsum_ops.lab.lab import Lab
+
+    result = drill.failover(
+        drill.Plan(runs, seed or secrets.token_hex(8), tuple(extra_vars or ())),
+        lab=Lab(name),
+        out=out,
+        tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for line in drill.lines(result):
+            typer.echo(line)
+    raise typer.Exit(code=1 if result["lost_leaves"] or result["split_views"] else 0)
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class FakeTrillian:
         self.root_is_unreadable = False  # likewise
         self._server = grpc.server(ThreadPoolExecutor(4))
         methods = {
-            "TrillianAdmin": (self.ListTrees, self.GetTree, self.CreateTree),
+            "TrillianAdmin": (self.ListTrees, self.GetTree, self.CreateTree, self.UpdateTree),
             "TrillianLog": (self.InitLog, self.GetLatestSignedLogRoot, self.GetConsistencyProof),
         }
         for service, handlers in methods.items():
@@ -131,6 +131,20 @@ class FakeTrillian:
             leaves=None,
         )
         self.trees[tree.id] = tree
+        return tree.message
+
+    def UpdateTree(self, request: Any) -> Any:  # noqa: N802
+        tree = self._tree(request.tree.tree_id)
+        for path in request.update_mask.paths:
+            if path == "tree_state":
+                tree.state = pb.TreeState.Name(request.tree.tree_state)
+            elif path == "tree_type":
+                wanted = pb.TreeType.Name(request.tree.tree_type)
+                if (tree.type, wanted, tree.state) != ("PREORDERED_LOG", "LOG", "FROZEN"):
+                    raise Failure("INVALID_ARGUMENT", "readonly field changed: tree_type")
+                tree.type = wanted
+            else:
+                raise Failure("INVALID_ARGUMENT", f"invalid update_mask path: {path}")
         return tree.message
 
     def InitLog(self, request: Any) -> Any:  # noqa: N802

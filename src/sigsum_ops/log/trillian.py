@@ -122,6 +122,25 @@ class Trillian:
         wanted.max_root_duration.SetInParent()
         return _tree(self._call("Admin/CreateTree", pb.CreateTreeRequest(tree=wanted), pb.Tree))
 
+    def update_tree(
+        self, tree_id: int, *, state: str | None = None, tree_type: str | None = None
+    ) -> Tree:
+        """Change a tree's state or type; Trillian allows PREORDERED_LOG to LOG, of a frozen tree.
+
+        Trap: it may have happened after ``CannotTell``, and success is not what was stored: read
+        it back with ``get_tree``.
+        """
+        tree, mask = pb.Tree(tree_id=tree_id), []
+        if state is not None:
+            tree.tree_state = pb.TreeState.Value(state)
+            mask.append("tree_state")
+        if tree_type is not None:
+            tree.tree_type = pb.TreeType.Value(tree_type)
+            mask.append("tree_type")
+        request = pb.UpdateTreeRequest(tree=tree)
+        request.update_mask.paths.extend(mask)
+        return _tree(self._call("Admin/UpdateTree", request, pb.Tree))
+
     def init_log(self, tree_id: int) -> None:
         """Give a new tree its first root, or leave the one that it has.
 

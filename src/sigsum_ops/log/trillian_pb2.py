@@ -12,47 +12,50 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsigsum_ops/log/trillian.proto\x12\x08trillian\x1a\x1egoogle/protobuf/duration.proto\"\xd9\x01\n\x04Tree\x12\x0f\n\x07tree_id\x18\x01 \x01(\x03\x12\'\n\ntree_state\x18\x02 \x01(\x0e\x32\x13.trillian.TreeState\x12%\n\ttree_type\x18\x03 \x01(\x0e\x32\x12.trillian.TreeType\x12\x14\n\x0c\x64isplay_name\x18\x08 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x12\x34\n\x11max_root_duration\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x64\x65leted\x18\x13 \x01(\x08\"(\n\x10ListTreesRequest\x12\x14\n\x0cshow_deleted\x18\x01 \x01(\x08\"1\n\x11ListTreesResponse\x12\x1c\n\x04tree\x18\x01 \x03(\x0b\x32\x0e.trillian.Tree\"!\n\x0eGetTreeRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\x03\"1\n\x11\x43reateTreeRequest\x12\x1c\n\x04tree\x18\x01 \x01(\x0b\x32\x0e.trillian.Tree\" \n\x0eInitLogRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\x03\";\n\x0fInitLogResponse\x12(\n\x07\x63reated\x18\x01 \x01(\x0b\x32\x17.trillian.SignedLogRoot\"!\n\rSignedLogRoot\x12\x10\n\x08log_root\x18\x08 \x01(\x0c\"+\n\x05Proof\x12\x12\n\nleaf_index\x18\x01 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"/\n\x1dGetLatestSignedLogRootRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\x03\"R\n\x1eGetLatestSignedLogRootResponse\x12\x30\n\x0fsigned_log_root\x18\x02 \x01(\x0b\x32\x17.trillian.SignedLogRoot\"_\n\x1aGetConsistencyProofRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\x03\x12\x17\n\x0f\x66irst_tree_size\x18\x02 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x03 \x01(\x03\"o\n\x1bGetConsistencyProofResponse\x12\x1e\n\x05proof\x18\x02 \x01(\x0b\x32\x0f.trillian.Proof\x12\x30\n\x0fsigned_log_root\x18\x03 \x01(\x0b\x32\x17.trillian.SignedLogRoot*\x83\x01\n\tTreeState\x12\x16\n\x12UNKNOWN_TREE_STATE\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\n\n\x06\x46ROZEN\x10\x02\x12\x1b\n\x17\x44\x45PRECATED_SOFT_DELETED\x10\x03\x12\x1b\n\x17\x44\x45PRECATED_HARD_DELETED\x10\x04\x12\x0c\n\x08\x44RAINING\x10\x05*>\n\x08TreeType\x12\x15\n\x11UNKNOWN_TREE_TYPE\x10\x00\x12\x07\n\x03LOG\x10\x01\x12\x12\n\x0ePREORDERED_LOG\x10\x03\x32\xc5\x01\n\rTrillianAdmin\x12\x44\n\tListTrees\x12\x1a.trillian.ListTreesRequest\x1a\x1b.trillian.ListTreesResponse\x12\x33\n\x07GetTree\x12\x18.trillian.GetTreeRequest\x1a\x0e.trillian.Tree\x12\x39\n\nCreateTree\x12\x1b.trillian.CreateTreeRequest\x1a\x0e.trillian.Tree2\x9e\x02\n\x0bTrillianLog\x12>\n\x07InitLog\x12\x18.trillian.InitLogRequest\x1a\x19.trillian.InitLogResponse\x12k\n\x16GetLatestSignedLogRoot\x12\'.trillian.GetLatestSignedLogRootRequest\x1a(.trillian.GetLatestSignedLogRootResponse\x12\x62\n\x13GetConsistencyProof\x12$.trillian.GetConsistencyProofRequest\x1a%.trillian.GetConsistencyProofResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsigsum_ops/log/trillian.proto\x12\x08trillian\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\"\xd9\x01\n\x04Tree\x12\x0f\n\x07tree_id\x18\x01 \x01(\x03\x12\'\n\ntree_state\x18\x02 \x01(\x0e\x32\x13.trillian.TreeState\x12%\n\ttree_type\x18\x03 \x01(\x0e\x32\x12.trillian.TreeType\x12\x14\n\x0c\x64isplay_name\x18\x08 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x12\x34\n\x11max_root_duration\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x64\x65leted\x18\x13 \x01(\x08\"(\n\x10ListTreesRequest\x12\x14\n\x0cshow_deleted\x18\x01 \x01(\x08\"1\n\x11ListTreesResponse\x12\x1c\n\x04tree\x18\x01 \x03(\x0b\x32\x0e.trillian.Tree\"!\n\x0eGetTreeRequest\x12\x0f\n\x07tree_id\x18\x01 \x01(\x03\"1\n\x11\x43reateTreeRequest\x12\x1c\n\x04tree\x18\x01 \x01(\x0b\x32\x0e.trillian.Tree\"b\n\x11UpdateTreeRequest\x12\x1c\n\x04tree\x18\x01 \x01(\x0b\x32\x0e.trillian.Tree\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\" \n\x0eInitLogRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\x03\";\n\x0fInitLogResponse\x12(\n\x07\x63reated\x18\x01 \x01(\x0b\x32\x17.trillian.SignedLogRoot\"!\n\rSignedLogRoot\x12\x10\n\x08log_root\x18\x08 \x01(\x0c\"+\n\x05Proof\x12\x12\n\nleaf_index\x18\x01 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"/\n\x1dGetLatestSignedLogRootRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\x03\"R\n\x1eGetLatestSignedLogRootResponse\x12\x30\n\x0fsigned_log_root\x18\x02 \x01(\x0b\x32\x17.trillian.SignedLogRoot\"_\n\x1aGetConsistencyProofRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\x03\x12\x17\n\x0f\x66irst_tree_size\x18\x02 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x03 \x01(\x03\"o\n\x1bGetConsistencyProofResponse\x12\x1e\n\x05proof\x18\x02 \x01(\x0b\x32\x0f.trillian.Proof\x12\x30\n\x0fsigned_log_root\x18\x03 \x01(\x0b\x32\x17.trillian.SignedLogRoot*\x83\x01\n\tTreeState\x12\x16\n\x12UNKNOWN_TREE_STATE\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\n\n\x06\x46ROZEN\x10\x02\x12\x1b\n\x17\x44\x45PRECATED_SOFT_DELETED\x10\x03\x12\x1b\n\x17\x44\x45PRECATED_HARD_DELETED\x10\x04\x12\x0c\n\x08\x44RAINING\x10\x05*>\n\x08TreeType\x12\x15\n\x11UNKNOWN_TREE_TYPE\x10\x00\x12\x07\n\x03LOG\x10\x01\x12\x12\n\x0ePREORDERED_LOG\x10\x03\x32\x80\x02\n\rTrillianAdmin\x12\x44\n\tListTrees\x12\x1a.trillian.ListTreesRequest\x1a\x1b.trillian.ListTreesResponse\x12\x33\n\x07GetTree\x12\x18.trillian.GetTreeRequest\x1a\x0e.trillian.Tree\x12\x39\n\nCreateTree\x12\x1b.trillian.CreateTreeRequest\x1a\x0e.trillian.Tree\x12\x39\n\nUpdateTree\x12\x1b.trillian.UpdateTreeRequest\x1a\x0e.trillian.Tree2\x9e\x02\n\x0bTrillianLog\x12>\n\x07InitLog\x12\x18.trillian.InitLogRequest\x1a\x19.trillian.InitLogResponse\x12k\n\x16GetLatestSignedLogRoot\x12\'.trillian.GetLatestSignedLogRootRequest\x1a(.trillian.GetLatestSignedLogRootResponse\x12\x62\n\x13GetConsistencyProof\x12$.trillian.GetConsistencyProofRequest\x1a%.trillian.GetConsistencyProofResponseb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sigsum_ops.log.trillian_pb2', globals())
 if _descriptor._USE_C_DESCRIPTORS == False:
 
   DESCRIPTOR._options = None
-  _TREESTATE._serialized_start=993
-  _TREESTATE._serialized_end=1124
-  _TREETYPE._serialized_start=1126
-  _TREETYPE._serialized_end=1188
-  _TREE._serialized_start=76
-  _TREE._serialized_end=293
-  _LISTTREESREQUEST._serialized_start=295
-  _LISTTREESREQUEST._serialized_end=335
-  _LISTTREESRESPONSE._serialized_start=337
-  _LISTTREESRESPONSE._serialized_end=386
-  _GETTREEREQUEST._serialized_start=388
-  _GETTREEREQUEST._serialized_end=421
-  _CREATETREEREQUEST._serialized_start=423
-  _CREATETREEREQUEST._serialized_end=472
-  _INITLOGREQUEST._serialized_start=474
-  _INITLOGREQUEST._serialized_end=506
-  _INITLOGRESPONSE._serialized_start=508
-  _INITLOGRESPONSE._serialized_end=567
-  _SIGNEDLOGROOT._serialized_start=569
-  _SIGNEDLOGROOT._serialized_end=602
-  _PROOF._serialized_start=604
-  _PROOF._serialized_end=647
-  _GETLATESTSIGNEDLOGROOTREQUEST._serialized_start=649
-  _GETLATESTSIGNEDLOGROOTREQUEST._serialized_end=696
-  _GETLATESTSIGNEDLOGROOTRESPONSE._serialized_start=698
-  _GETLATESTSIGNEDLOGROOTRESPONSE._serialized_end=780
-  _GETCONSISTENCYPROOFREQUEST._serialized_start=782
-  _GETCONSISTENCYPROOFREQUEST._serialized_end=877
-  _GETCONSISTENCYPROOFRESPONSE._serialized_start=879
-  _GETCONSISTENCYPROOFRESPONSE._serialized_end=990
-  _TRILLIANADMIN._serialized_start=1191
-  _TRILLIANADMIN._serialized_end=1388
-  _TRILLIANLOG._serialized_start=1391
-  _TRILLIANLOG._serialized_end=1677
+  _TREESTATE._serialized_start=1127
+  _TREESTATE._serialized_end=1258
+  _TREETYPE._serialized_start=1260
+  _TREETYPE._serialized_end=1322
+  _TREE._serialized_start=110
+  _TREE._serialized_end=327
+  _LISTTREESREQUEST._serialized_start=329
+  _LISTTREESREQUEST._serialized_end=369
+  _LISTTREESRESPONSE._serialized_start=371
+  _LISTTREESRESPONSE._serialized_end=420
+  _GETTREEREQUEST._serialized_start=422
+  _GETTREEREQUEST._serialized_end=455
+  _CREATETREEREQUEST._serialized_start=457
+  _CREATETREEREQUEST._serialized_end=506
+  _UPDATETREEREQUEST._serialized_start=508
+  _UPDATETREEREQUEST._serialized_end=606
+  _INITLOGREQUEST._serialized_start=608
+  _INITLOGREQUEST._serialized_end=640
+  _INITLOGRESPONSE._serialized_start=642
+  _INITLOGRESPONSE._serialized_end=701
+  _SIGNEDLOGROOT._serialized_start=703
+  _SIGNEDLOGROOT._serialized_end=736
+  _PROOF._serialized_start=738
+  _PROOF._serialized_end=781
+  _GETLATESTSIGNEDLOGROOTREQUEST._serialized_start=783
+  _GETLATESTSIGNEDLOGROOTREQUEST._serialized_end=830
+  _GETLATESTSIGNEDLOGROOTRESPONSE._serialized_start=832
+  _GETLATESTSIGNEDLOGROOTRESPONSE._serialized_end=914
+  _GETCONSISTENCYPROOFREQUEST._serialized_start=916
+  _GETCONSISTENCYPROOFREQUEST._serialized_end=1011
+  _GETCONSISTENCYPROOFRESPONSE._serialized_start=1013
+  _GETCONSISTENCYPROOFRESPONSE._serialized_end=1124
+  _TRILLIANADMIN._serialized_start=1325
+  _TRILLIANADMIN._serialized_end=1581
+  _TRILLIANLOG._serialized_start=1584
+  _TRILLIANLOG._serialized_end=1870
 # @@protoc_insertion_point(module_scope)

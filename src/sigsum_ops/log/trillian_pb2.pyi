@@ -1,4 +1,5 @@
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -113,6 +114,14 @@ class Tree(_message.Message):
     tree_state: TreeState
     tree_type: TreeType
     def __init__(self, tree_id: _Optional[int] = ..., tree_state: _Optional[_Union[TreeState, str]] = ..., tree_type: _Optional[_Union[TreeType, str]] = ..., display_name: _Optional[str] = ..., description: _Optional[str] = ..., max_root_duration: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., deleted: bool = ...) -> None: ...
+
+class UpdateTreeRequest(_message.Message):
+    __slots__ = ["tree", "update_mask"]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    tree: Tree
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, tree: _Optional[_Union[Tree, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
 
 class TreeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []

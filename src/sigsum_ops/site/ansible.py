@@ -28,29 +28,17 @@ def run(
         UsageError: there is no such inventory.
         OpsError: Ansible is not installed.
     """
-    if inventory is not None and not inventory.exists():
-        raise UsageError(f"{inventory}: no such inventory")
-    # Beside this interpreter first: the virtual environment's, with or without activation.
-    path = Path(sys.executable).with_name(program)
-    settings = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true"}
+    settings = {}
     if output is None:
-        settings |= {
+        settings = {
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
             "ANSIBLE_DEPRECATION_WARNINGS": "false",
             "ANSIBLE_NOCOLOR": "true",
         }
     try:
         return subprocess.run(
-            [
-                str(path) if path.exists() else program,
-                *(["--inventory", str(inventory)] if inventory else []),
-                *arguments,
-            ],
-            env={
-                **({"ANSIBLE_CONFIG": str(_CONFIG)} if _CONFIG.exists() else {}),
-                **os.environ,
-                **settings,
-            },
+            command(program, *arguments, inventory=inventory),
+            env=environment(**settings),
             stdout=output or subprocess.PIPE,
             stderr=None if output else subprocess.PIPE,
             text=True,
@@ -60,3 +48,30 @@ def run(
         raise OpsError(
             f"{program} is not installed", hint="Install sigsum-ops with its extra: controller"
         ) from error
+
+
+def command(program: str, *arguments: str, inventory: Path | None) -> list[str]:
+    """The command line for one of Ansible's programs.
+
+    Raises:
+        UsageError: there is no such inventory.
+    """
+    if inventory is not None and not inventory.exists():
+        raise UsageError(f"{inventory}: no such inventory")
+    # Beside this interpreter first: the virtual environment's, with or without activation.
+    path = Path(sys.executable).with_name(program)
+    return [
+        str(path) if path.exists() else program,
+        *(["--inventory", str(inventory)] if inventory else []),
+        *arguments,
+    ]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's environment, with this repository's configuration for Ansible."""
+    return {
+        **({"ANSIBLE_CONFIG": str(_CONFIG)} if _CONFIG.exists() else {}),
+        **os.environ,
+        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
+        **settings,
+    }

@@ -1,0 +1,65 @@
+"""Controller side of failover: the step that takes long says how far it is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+POLL = 2.0  # seconds between two looks
+STALLED = 60.0  # seconds without a leaf more after which it is given up
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed
+    """See the documentation of the module of the same name."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the module once; for C(follow), look until the tree extends all that is ``seen``."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        if arguments.get("step") != "follow":
+            return result | self._module(arguments, task_vars)
+        wanted = max((int(item["size"]) for item in arguments.get("seen", [])), default=0)
+        begun = moved = time.monotonic()
+        first = size = -1
+        while True:
+            found = self._module({**arguments, "step": "look"}, task_vars)
+            if found.get("failed"):
+                return result | found
+            tree, now = found["found"]["tree"], time.monotonic()
+            if tree is not None:
+                if not tree["behind"]:
+                    seconds = now - begun
+                    report = {"size": tree["size"], "seconds": round(seconds, 1)}
+                    return result | {"changed": False, "followed": report, "found": found["found"]}
+                first = tree["size"] if first < 0 else first
+                if tree["size"] > size:
+                    size, moved = tree["size"], now
+                    Display().display(progress(size, wanted, first, now - begun))
+            if now - moved > STALLED:
+                why = (tree or {}).get("behind") or found["found"]["unreadable"]
+                return result | {
+                    "failed": True,
+                    "msg": f"no leaf more for {STALLED:.0f} s at size {size} of {wanted}: {why}."
+                    " Do sigsum-log-secondary and trillian-log-signer run there?",
+                }
+            time.sleep(POLL)
+
+    def _module(
+        self, arguments: dict[str, Any], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        done: dict[str, Any] = self._execute_module(
+            module_name="sigsum_ops.site.failover", module_args=arguments, task_vars=task_vars
+        )
+        return done
+
+
+def progress(size: int, wanted: int, first: int, seconds: float) -> str:
+    """How far, how fast, how long still; in leaves and seconds."""
+    line = f"  {size} of {wanted} leaves"
+    if size > first and seconds > 0:
+        rate = (size - first) / seconds
+        line += f", {rate:.0f}/s, {(wanted - size) / rate:.0f} s left"
+    return line

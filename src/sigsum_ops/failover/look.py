@@ -1,0 +1,158 @@
+"""What a procedure needs to know of one log machine, read without changing anything.
+
+Each part that cannot be read is None, with the reason among ``unreadable``: a machine whose
+database is gone still tells what it has signed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sigsum_ops.errors import OpsError
+from sigsum_ops.failover import database, units
+from sigsum_ops.failover.adopt import Places
+from sigsum_ops.failover.seen import Seen, read, uncovered
+from sigsum_ops.hsm.oracle.journal import Journal
+from sigsum_ops.log.evidence import parse_promotion
+from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.log.statefiles import parse_tree_id
+from sigsum_ops.log.treehead import TreeHead
+from sigsum_ops.log.trillian import Trillian
+
+T = TypeVar("T")
+
+ORACLE = Path("/var/lib/sigsum-oracle")
+ARCHIVES = Path("/var/lib/sigsum-archive")
+NODE_KEY = Path("/etc/sigsum/node-key.pub")
+POLICY = Path("/etc/sigsum/policy")
+
+
+def look(
+    trillian: Trillian, log_key: PublicKey, known: list[Seen], places: Places
+) -> dict[str, Any]:
+    """Everything, as one object for JSON.
+
+    Args:
+        trillian: the machine's own.
+        log_key: the log's.
+        known: tree heads from elsewhere, to be compared with the tree here.
+        places: the machine's state.
+    """
+    unreadable: list[str] = []
+
+    def attempt(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except (OpsError, OSError) as error:
+            unreadable.append(str(error))
+            return None
+
+    signed = [item for item in (attempt(part) for part in _signed(log_key, places)) if item]
+    shown = units.show((*units.PRIMARY, *units.SECONDARY))
+    tree = attempt(lambda: _tree(trillian, places, [*known, *signed]))
+    return {
+        "units": shown,
+        "parts": parts(shown),
+        "fenced": units.read_mark(),
+        "stopped": units.stopped({name: shown[name] for name in units.PRIMARY if name in shown}),
+        "tree": tree,
+        "signed": [_seen(item) for item in signed],
+        "promises": [_seen(item) for item in signed] + _copied(tree),
+        "to_retire": _to_retire(shown, tree, signed, places),
+        "has_sth": places.sth.exists(),
+        "has_startup": places.startup.exists(),
+        "has_latch": (ORACLE / "latch").exists(),
+        "promoted": attempt(lambda: _promoted(places)),
+        "node_key": attempt(lambda: PublicKey.parse(NODE_KEY.read_text()).hex)
+        if NODE_KEY.exists()
+        else None,
+        "has_policy": POLICY.exists(),
+        "free_mb": shutil.disk_usage(places.state).free >> 20 if places.state.exists() else None,
+        "time": time.time(),
+        "unreadable": unreadable,
+    }
+
+
+def _copied(tree: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A secondary's own tree: the primary must extend it as well as anything that was signed."""
+    if tree is None or tree["type"] != "PREORDERED_LOG":
+        return []
+    return [{"size": tree["size"], "root_hash": tree["root_hash"], "source": "its own tree"}]
+
+
+def _to_retire(
+    shown: dict[str, dict[str, str]],
+    tree: dict[str, Any] | None,
+    signed: list[Seen],
+    places: Places,
+) -> bool:
+    """Whether the machine must forget its tree before it can be a secondary."""
+    return (
+        units.MARK.exists()
+        or bool(signed)
+        or places.sth.exists()
+        or places.promotion.exists()
+        or tree is None
+        or (tree["type"], tree["state"]) != ("PREORDERED_LOG", "ACTIVE")
+        or any(unit["LoadState"] == "masked" for unit in shown.values())
+    )
+
+
+def parts(shown: dict[str, dict[str, str]]) -> list[str]:
+    """Which parts in the log this machine takes or would take after a reboot."""
+    return [
+        part
+        for part in ("primary", "secondary")
+        if (unit := shown.get(f"sigsum-log-{part}.service"))
+        and unit["LoadState"] != "masked"
+        and (unit["UnitFileState"] == "enabled" or unit["ActiveState"] in ("active", "activating"))
+    ]
+
+
+def _signed(log_key: PublicKey, places: Places) -> list[Callable[[], Seen | None]]:
+    """What this machine itself knows to have been signed."""
+
+    def sth() -> Seen | None:
+        return read(places.sth, log_key) if places.sth.exists() else None
+
+    def journal() -> Seen | None:
+        path = ORACLE / "journal"
+        if not path.exists():
+            return None
+        with Journal.open(path, log_key.hash, writable=False) as opened:
+            return Seen(opened.last.head, str(path))
+
+    return [sth, journal]
+
+
+def _tree(trillian: Trillian, places: Places, known: list[Seen]) -> dict[str, Any]:
+    tree_id = parse_tree_id(places.tree_id.read_bytes())
+    tree = trillian.get_tree(tree_id)
+    head = trillian.latest_root(tree_id)
+    waiting = database.sequenced(tree_id, head.size)
+    return {
+        "id": tree_id,
+        "type": tree.type,
+        "state": tree.state,
+        **_json(head),
+        "waiting": waiting.count,
+        "behind": [str(item) for item in uncovered(known, head, tree_id, trillian)],
+    }
+
+
+def _promoted(places: Places) -> dict[str, Any] | None:
+    if not places.promotion.exists():
+        return None
+    return _json(parse_promotion(places.promotion.read_bytes()).head)
+
+
+def _seen(item: Seen) -> dict[str, Any]:
+    return {**_json(item.head), "source": item.source}
+
+
+def _json(head: TreeHead) -> dict[str, Any]:
+    return {"size": head.size, "root_hash": head.root.hex()}

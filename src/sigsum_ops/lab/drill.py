@@ -1,0 +1,389 @@
+"""``sigsum-ops drill failover``: the primary dies under load, again and again, and nothing is lost.
+
+In each run leaves are submitted until the log acknowledges them with 200, the primary dies in one
+way or another at a moment that the seed chooses, the secondary is promoted by playbooks/promote.yml
+(killed in its middle in half of the runs, and run again), and the old primary comes back and is
+re-seeded by playbooks/reseed.yml. From outside it is seen that what the new primary publishes
+extends what the old one had published, that it contains every leaf acknowledged with 200, and that
+the old primary, back from the dead, signs nothing new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.lab.lab import Lab
+from sigsum_ops.log import merkle
+from sigsum_ops.log.api import ApiError, LogClient
+from sigsum_ops.log.keys import PublicKey, load_public_key
+from sigsum_ops.log.loadgen import Heads, Prepared, Tell, following, prepare, spread
+from sigsum_ops.log.merkle import ProofError
+from sigsum_ops.log.treehead import SignedTreeHead
+from sigsum_ops.site import ansible
+
+MACHINES = ("log1", "log2")
+PORT = 6965
+RATE = 20.0  # leaves per second
+CLIENTS = 4
+# The load lasts so long before the primary dies, in seconds.
+LOADED = (4.0, 12.0)
+# A controller that dies does so this long after the promotion began, in seconds.
+CONTROLLER = (4.0, 40.0)
+PATIENCE = 120.0  # seconds for a log to answer, sign or publish
+FENCED = ("-e", "fenced_by=drill", "-e", "fenced_how='the drill has cut it off'")
+_UNITS = "sigsum-log-primary sigsum-oracle trillian-log-signer trillian-log-server mariadb"
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a primary dies, and what brings its machine back afterwards."""
+
+    name: str
+    strike: Callable[[Lab, str], None]
+    back: Callable[[Lab, str], None]
+    reachable: bool
+
+
+def _sh(script: str) -> Callable[[Lab, str], None]:
+    def run(lab: Lab, host: str) -> None:
+        done = lab.exec(host, ["sh", "-ec", script], timeout=PATIENCE)
+        if done.returncode:
+            raise OpsError(f"on {host}: {done.stderr.strip()[-400:]}")
+
+    return run
+
+
+def _nothing(_lab: Lab, _host: str) -> None:
+    pass
+
+
+def _power(lab: Lab, host: str) -> None:
+    lab.kill(host)
+
+
+def _power_cycle(lab: Lab, host: str) -> None:
+    lab.kill(host)
+    lab.start(host)
+
+
+def _start(lab: Lab, host: str) -> None:
+    lab.start(host)
+
+
+DEATHS = (
+    Death("power cut", _power, _start, reachable=False),
+    Death(
+        "network cut",
+        # After the answer: this very connection goes with it.
+        _sh("systemd-run --quiet --on-active=0.5 ip link set eth0 down; sleep 0.1"),
+        _power_cycle,
+        reachable=False,
+    ),
+    Death(
+        "all of its processes killed",
+        _sh(f"systemctl kill --signal=KILL {_UNITS}"),
+        _nothing,
+        reachable=True,
+    ),
+    Death("log stopped", _sh("systemctl stop sigsum-log-primary"), _nothing, reachable=True),
+)
+
+
+@dataclass
+class Run:
+    """One failover. Times are seconds from the primary's death."""
+
+    old: str
+    new: str
+    death: str
+    controller_killed_after: float | None = None
+    acknowledged: int = 0
+    lost: int = 0
+    seconds_to_sign: float | None = None
+    seconds_to_accept: float | None = None
+    seconds_to_acknowledge: float | None = None
+    seconds_to_pair: float | None = None
+    violations: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often, and by which seed everything is chosen."""
+
+    runs: int = 3
+    seed: str = "drill"
+    variables: tuple[str, ...] = ()  # for each playbook, as -e takes them
+
+    def check(self) -> None:
+        """Refuse what makes no sense."""
+        if not 0 < self.runs <= 1000:
+            raise UsageError(f"-n {self.runs}: allowed is 1 to 1000")
+
+
+class Load:
+    """Leaves that are submitted to a log until it acknowledges them with 200."""
+
+    def __init__(self, seed: str, count: int) -> None:
+        self.leaves = prepare(seed, count)
+        self.acknowledged: list[Prepared] = []
+
+    async def submit(self, client: LogClient, stop: asyncio.Event) -> None:
+        """At an even rate, until they are used up or ``stop`` is set."""
+        begun = time.monotonic()
+
+        async def one(numbered: tuple[int, Prepared]) -> None:
+            number, leaf = numbered
+            await _until(stop, begun + number / RATE)
+            while not stop.is_set():
+                with suppress(ApiError):
+                    if await client.add_leaf(leaf.body):
+                        self.acknowledged.append(leaf)
+                        return
+                await _until(stop, time.monotonic() + 0.5)
+
+        # So many wait for their 200 at the same time.
+        await spread(int(RATE * 8), enumerate(self.leaves), one)
+
+
+async def _until(stop: asyncio.Event, moment: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), max(moment - time.monotonic(), 0))
+
+
+def failover(
+    plan: Plan, *, lab: Lab, out: Path | None = None, tell: Tell = lambda _text: None
+) -> dict[str, Any]:
+    """The verb: run the drill on a converged lab; returns the result, and writes it to ``out``.
+
+    Ends with the inventory's primary as the primary, by a handover if need be.
+
+    Raises:
+        OpsError: the lab does not run, or a procedure failed; the machines stay as they are then.
+    """
+    plan.check()
+    missing = set(MACHINES) - set(lab.hosts())
+    if missing:
+        raise OpsError(f"the lab has no {', '.join(sorted(missing))}", hint="sigsum-ops lab up")
+    key = load_public_key(lab.state / "log-key.pub")
+    rng = random.Random(plan.seed)  # noqa: S311 - an order, no secret
+    runs: list[Run] = []
+    for number in range(plan.runs):
+        run = asyncio.run(_run(plan, lab, key, rng, number, tell))
+        runs.append(run)
+        tell(
+            f"run {number + 1} of {plan.runs}: {run.death} of {run.old}; {run.new} signed after"
+            f" {run.seconds_to_sign} s, acknowledged after {run.seconds_to_acknowledge} s;"
+            f" {run.acknowledged} leaves, {run.lost} lost, {len(run.violations)} violations"
+        )
+    if runs[-1].new != MACHINES[0]:
+        tell(f"handing over to {MACHINES[0]}")
+        _play(plan, lab, "handover", MACHINES[0])
+    result = {
+        "runs": [asdict(run) for run in runs],
+        "split_views": sum(len(run.violations) for run in runs),
+        "lost_leaves": sum(run.lost for run in runs),
+        "seconds_to_sign": [run.seconds_to_sign for run in runs],
+        "seed": plan.seed,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpus": os.cpu_count(),
+    }
+    if out is not None:
+        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+async def _run(
+    plan: Plan, lab: Lab, key: PublicKey, rng: random.Random, number: int, tell: Tell
+) -> Run:
+    addresses = lab.hosts()
+    old = await _primary(addresses, key)
+    new = next(name for name in MACHINES if name != old)
+    death, loaded = rng.choice(DEATHS), rng.uniform(*LOADED)
+    killed = rng.uniform(*CONTROLLER) if rng.random() < 0.5 else None
+    run = Run(old, new, death.name, None if killed is None else round(killed, 1))
+    load = Load(f"{plan.seed}/{number}/{time.time()}", int(loaded * RATE))
+
+    async with LogClient(_url(addresses[old]), timeout=5) as client:
+        heads = Heads(client, key)
+        async with following(heads):
+            stop = asyncio.Event()
+            submitting = asyncio.create_task(load.submit(client, stop))
+            await asyncio.sleep(loaded)
+            tell(f"{death.name} of {old}, the primary, at size {heads.size}")
+            await asyncio.to_thread(death.strike, lab, old)
+            dead = time.monotonic()
+            stop.set()
+            await submitting
+        run.violations += heads.violations
+        before = heads.latest
+    run.acknowledged = len(load.acknowledged)
+
+    attested = () if death.reachable else FENCED
+    promoting = asyncio.to_thread(_promote, plan, lab, new, attested, killed, tell)
+    async with LogClient(_url(addresses[new]), timeout=5) as client:
+        watching = asyncio.create_task(_first_signature(client, key, dead, run))
+        await promoting
+        await asyncio.wait_for(watching, PATIENCE)
+        heads = Heads(client, key)
+        await heads.look()
+        await _extends(client, before, heads, run, "what the old primary had published")
+        run.lost = await _missing(client, heads, load)
+
+        await asyncio.to_thread(death.back, lab, old)
+        await _repeats_only(addresses[old], key, heads, run)
+        await asyncio.to_thread(_play, plan, lab, "reseed", old)
+        run.seconds_to_pair = round(time.monotonic() - dead, 1)
+        again = Load(f"{plan.seed}/{number}/again/{time.time()}", 1)
+        await asyncio.wait_for(again.submit(client, asyncio.Event()), PATIENCE)
+        run.seconds_to_acknowledge = round(time.monotonic() - dead, 1)
+        await heads.look()
+        run.violations += heads.violations
+    return run
+
+
+async def _primary(addresses: Mapping[str, str], key: PublicKey) -> str:
+    """The one machine that publishes tree heads."""
+    found = []
+    for name in MACHINES:
+        async with LogClient(_url(addresses[name]), timeout=5) as client:
+            with suppress(ApiError):
+                (await client.get_tree_head()).signed.verify(key)
+                found.append(name)
+    if len(found) != 1:
+        raise OpsError(
+            f"{' and '.join(found) or 'no machine'} answers as primary, where one must",
+            hint="playbooks/site.yml converges the lab.",
+        )
+    return found[0]
+
+
+def _promote(
+    plan: Plan, lab: Lab, target: str, attested: tuple[str, ...], killed: float | None, tell: Tell
+) -> None:
+    """Promote; where the controller dies first, once more."""
+    if killed is not None:
+        process = subprocess.Popen(
+            _command(plan, lab, "promote", target, *attested),
+            env=ansible.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(killed)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            tell(f"the controller died {killed:.1f} s after it began to promote {target}")
+    _play(plan, lab, "promote", target, *attested)
+
+
+def _play(plan: Plan, lab: Lab, playbook: str, target: str, *arguments: str) -> None:
+    done = subprocess.run(
+        _command(plan, lab, playbook, target, *arguments),
+        env=ansible.environment(ANSIBLE_NOCOLOR="true"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise OpsError(
+            f"playbooks/{playbook}.yml -e target={target} failed:\n{done.stdout[-4000:]}"
+            f"{done.stderr[-1000:]}",
+            hint="The machines are as it left them; run it again when the reason is gone.",
+        )
+
+
+def _command(plan: Plan, lab: Lab, playbook: str, target: str, *arguments: str) -> list[str]:
+    variables = [word for value in (f"target={target}", *plan.variables) for word in ("-e", value)]
+    name = f"sigsum_ops.site.{playbook}"
+    return ansible.command(
+        "ansible-playbook", name, *variables, *arguments, inventory=lab.inventory
+    )
+
+
+async def _first_signature(client: LogClient, key: PublicKey, dead: float, run: Run) -> None:
+    """Wait until the new primary publishes a signed tree head, and accepts a leaf."""
+    while True:
+        with suppress(ApiError, ProofError):
+            (await client.get_tree_head()).signed.verify(key)
+            run.seconds_to_sign = run.seconds_to_sign or round(time.monotonic() - dead, 1)
+            (leaf,) = prepare(f"{run.new}/{time.time()}", 1)
+            await client.add_leaf(leaf.body)
+            run.seconds_to_accept = round(time.monotonic() - dead, 1)
+            return
+        await asyncio.sleep(0.2)
+
+
+async def _extends(client: LogClient, before: Any, heads: Heads, run: Run, what: str) -> None:
+    now = heads.latest
+    try:
+        if now.size < before.size:
+            raise ProofError(f"size {now.size} is smaller than {before.size}")
+        path = await client.get_consistency_proof(before.size, now.size)
+        merkle.verify_consistency(before.size, before.root, now.size, now.root, path)
+    except (ApiError, ProofError) as error:
+        run.violations.append(f"{run.new} does not extend {what}: {error.message}")
+
+
+async def _missing(client: LogClient, heads: Heads, load: Load) -> int:
+    """How many leaves that were acknowledged are not proven to be in the tree."""
+    missing = []
+
+    async def prove(leaf: Prepared) -> None:
+        head = heads.latest
+        try:
+            proof = await client.get_inclusion_proof(head.size, leaf.leaf_hash)
+            merkle.verify_inclusion(leaf.leaf_hash, proof.index, head.size, head.root, proof.path)
+        except (ApiError, ProofError) as error:
+            missing.append(error.message)
+
+    await spread(CLIENTS, load.acknowledged, prove)
+    return len(missing)
+
+
+async def _repeats_only(address: str, key: PublicKey, heads: Heads, run: Run) -> None:
+    """The old primary, back, publishes nothing that the new one does not extend, or nothing."""
+    async with LogClient(_url(address), timeout=2) as client:
+        for _ in range(10):
+            signed: SignedTreeHead | None = None
+            with suppress(ApiError):
+                signed = (await client.get_tree_head()).signed
+            if signed is not None:
+                signed.verify(key)
+                if signed.head.size > heads.latest.size:
+                    run.violations.append(f"{run.old} signed {signed.head} after it was replaced")
+                    return
+            await asyncio.sleep(0.5)
+
+
+def _url(address: str) -> str:
+    return f"http://{address}:{PORT}"
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """The result for a person."""
+    signed = [run["seconds_to_sign"] for run in result["runs"]]
+    paired = [run["seconds_to_pair"] for run in result["runs"]]
+    yield (
+        f"{len(signed)} failovers: a signed tree head after {min(signed)} to {max(signed)} s,"
+        f" a pair again after {min(paired)} to {max(paired)} s"
+    )
+    yield f"{sum(run['acknowledged'] for run in result['runs'])} leaves acknowledged with 200"
+    yield f"lost leaves: {result['lost_leaves']}; split views: {result['split_views']}"
+    for run in result["runs"]:
+        for violation in run["violations"]:
+            yield f"VIOLATION: {violation}"
