@@ -16,10 +16,11 @@ MACHINES = [PRIMARY, SECONDARY, CLIENT]
 TRILLIAN_SOCKETS = {f"tcp 127.0.0.1:{port}" for port in (8090, 8091, 8092, 8093)}
 LOG_SIGNING_KEY = 500
 AUDIT = "sigsum-hsm-audit"
+ARCHIVE = "sigsum-head-archive"
 CONNECTOR = "tcp 127.0.0.1:12345"
 OUR_UNITS = {
-    PRIMARY: {*TRILLIAN.split(), DEVICE, ORACLE, AUDIT, LOG},
-    SECONDARY: {*TRILLIAN.split(), DEVICE, AUDIT, "sigsum-log-secondary"},
+    PRIMARY: {*TRILLIAN.split(), DEVICE, ORACLE, AUDIT, ARCHIVE, LOG},
+    SECONDARY: {*TRILLIAN.split(), DEVICE, AUDIT, ARCHIVE, "sigsum-log-secondary"},
 }
 COMPILERS = "cc gcc cc1 clang tcc c++ g++ as ld go gccgo rustc cargo ghc"
 

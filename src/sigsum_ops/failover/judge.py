@@ -45,6 +45,15 @@ def problems(
     if look is None:
         return [Problem("target-unreachable", f"{target} does not answer, or is no log machine")]
     return [
+        *(
+            Problem(
+                "split-view",
+                f"{name} has seen two histories of this log: {path}",
+                "Nothing may be promoted before this is understood: docs/bcp/split-view.md",
+            )
+            for name, seen in sorted(looks.items())
+            for path in (seen or {}).get("split_views", [])
+        ),
         *_others(looks, target, fenced_by, fenced_how),
         *_target(target, look),
         *_machine(target, look, now),

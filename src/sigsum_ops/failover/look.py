@@ -17,6 +17,7 @@ from sigsum_ops.failover import database, units
 from sigsum_ops.failover.adopt import Places
 from sigsum_ops.failover.seen import Seen, read, uncovered
 from sigsum_ops.hsm.oracle.journal import Journal
+from sigsum_ops.log import archive
 from sigsum_ops.log.evidence import parse_promotion
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.statefiles import parse_tree_id
@@ -26,7 +27,7 @@ from sigsum_ops.log.trillian import Trillian
 T = TypeVar("T")
 
 ORACLE = Path("/var/lib/sigsum-oracle")
-ARCHIVES = Path("/var/lib/sigsum-archive")
+ARCHIVE = Path("/var/lib/sigsum-archive/heads")
 NODE_KEY = Path("/etc/sigsum/node-key.pub")
 POLICY = Path("/etc/sigsum/policy")
 
@@ -52,8 +53,9 @@ def look(
             return None
 
     signed = [item for item in (attempt(part) for part in _signed(log_key, places)) if item]
+    published = attempt(lambda: _published(log_key)) or []
     shown = units.show((*units.PRIMARY, *units.SECONDARY))
-    tree = attempt(lambda: _tree(trillian, places, [*known, *signed]))
+    tree = attempt(lambda: _tree(trillian, places, [*known, *signed, *published]))
     return {
         "units": shown,
         "parts": parts(shown),
@@ -61,6 +63,8 @@ def look(
         "stopped": units.stopped({name: shown[name] for name in units.PRIMARY if name in shown}),
         "tree": tree,
         "signed": [_seen(item) for item in signed],
+        "published": [_seen(item) for item in published],
+        "split_views": [str(path) for path in archive.evidence(ARCHIVE)],
         "promises": [_seen(item) for item in signed] + _copied(tree),
         "to_retire": _to_retire(shown, tree, signed, places),
         "has_sth": places.sth.exists(),
@@ -127,6 +131,13 @@ def _signed(log_key: PublicKey, places: Places) -> list[Callable[[], Seen | None
             return Seen(opened.last.head, str(path))
 
     return [sth, journal]
+
+
+def _published(log_key: PublicKey) -> list[Seen]:
+    """What the archive of published tree heads wants to be extended, where there is one."""
+    if not ARCHIVE.exists():
+        return []
+    return [Seen(signed.head, str(ARCHIVE)) for signed in archive.seen(ARCHIVE, log_key)]
 
 
 def _tree(trillian: Trillian, places: Places, known: list[Seen]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ PRIMARY = (
     "sigsum-rehearsal-hsm.service",
     "yubihsm-connector.service",
 )
+SLOW = "trillian-log-signer.service"
 SECONDARY = ("sigsum-log-secondary.service",)
 
 
@@ -75,8 +76,13 @@ def mask(units: Iterable[str], directory: Path = DIRECTORY) -> bool:
         changed = True
     sync_directory(directory)
     _systemctl("daemon-reload")
-    # All at once: systemd stops what asks before what answers, by the units' own order.
     if any(unit["ActiveState"] not in ("inactive", "failed") for unit in show(wanted).values()):
+        # All at once: systemd stops what asks before what answers, by the units' own order.
+        _systemctl("stop", "--no-block", *wanted)
+        # Asked to end, it waits for 5 s; its work is transactions.
+        if SLOW in wanted:
+            with suppress(OpsError):  # it may have ended by now
+                _systemctl("kill", "--signal=KILL", SLOW)
         _systemctl("stop", *wanted)
         changed = True
     if wrong := stopped(show(wanted)):

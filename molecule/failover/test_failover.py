@@ -1,0 +1,233 @@
+"""Which machine is the primary changes, under load and while machines die; one history remains."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from resources.support import EPHEMERAL, Ansible, add_leaves, eventually, http
+from testinfra.host import Host
+
+from sigsum_ops.lab import drill
+from sigsum_ops.lab.lab import Lab
+from sigsum_ops.log.api import ApiError, LogClient
+from sigsum_ops.log.loadgen import prepare
+
+PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
+STATE = "/var/lib/sigsum-log"
+# As converge.yml has it, for the playbooks that the drill runs.
+VARIABLES = ("log_server_interval=2s", f"controller_package_dir={EPHEMERAL / 'packages'}")
+SECONDS_TO_SIGN = 60.0
+WRITE_DOWNTIME = 15.0
+TELL: list[str] = []
+
+
+def url(host: Host) -> str:
+    """Where the machine's log answers its users."""
+    address: str = host.check_output("hostname -I").split()[0]
+    return f"http://{address}:{drill.PORT}"
+
+
+def refused(ansible: Ansible, target: str, *arguments: str, **variables: object) -> str:
+    """What promote.yml says, which must refuse, change nothing and leave the log as it is."""
+    run = ansible.playbook(
+        *arguments, path=PLAYBOOKS / "promote.yml", **{"target": target, **variables}
+    )
+    assert not run.ok
+    assert not any(run.changed.values()), run.output
+    assert "Nothing was changed." in run.text, run.output
+    return run.text
+
+
+@contextmanager
+def spoiled(host: Host, spoil: str, mend: str) -> Iterator[None]:
+    """Something that is wrong for a while."""
+    host.check_output(spoil)
+    try:
+        yield
+    finally:
+        host.check_output(mend)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def busy(lab: Lab) -> None:
+    """The log has something to lose."""
+    add_leaves(f"http://{lab.hosts()['log1']}:{drill.PORT}", 30)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mend", "name"),
+    [
+        (f"touch {STATE}/sth", f"rm {STATE}/sth", "state-left"),
+        (f"touch {STATE}/sth.startup", f"rm {STATE}/sth.startup", "state-left"),
+        ("mv /etc/sigsum/policy /root", "mv /root/policy /etc/sigsum", "policy"),
+        (
+            "install -d /var/lib/sigsum-oracle; touch /var/lib/sigsum-oracle/latch",
+            "rm -r /var/lib/sigsum-oracle",
+            "latched",
+        ),
+        ("systemctl stop mariadb", "systemctl start mariadb", "tree-unreadable"),
+        (
+            'echo \'{"by": "a test"}\' > /etc/sigsum/fenced.json',
+            "rm /etc/sigsum/fenced.json",
+            "target-fenced",
+        ),
+    ],
+)
+def test_a_secondary_in_disorder_is_not_promoted(
+    ansible: Ansible, log2: Host, spoil: str, mend: str, name: str
+) -> None:
+    with spoiled(log2, spoil, mend):
+        assert f"{name}:" in refused(ansible, "log2")
+
+
+def test_neither_the_primary_nor_a_stranger_is_promoted(ansible: Ansible) -> None:
+    assert "target-part:" in refused(ansible, "log1")
+    assert "is none of the log machines" in refused(ansible, "client1")
+
+
+def test_a_secondary_that_is_behind_is_not_promoted(
+    ansible: Ansible, log1: Host, log2: Host
+) -> None:
+    """Its database is an older one: without the check, leaves acknowledged with 200 were lost."""
+    units = "sigsum-log-secondary trillian-log-server trillian-log-signer"
+    log2.check_output("mariadb-dump --single-transaction trillian > /root/older.sql")
+    older = http(log1, f"{url(log1)}/get-tree-head")[1].splitlines()[0]
+    add_leaves(url(log1), 20)
+    eventually(
+        lambda: http(log1, f"{url(log1)}/get-tree-head")[1].splitlines()[0] not in ("", older),
+        seconds=60,
+        what="a larger tree head",
+    )
+    log2.check_output(
+        f"systemctl stop {units}; mariadb-dump --single-transaction trillian > /root/now.sql;"
+        " mariadb trillian < /root/older.sql; systemctl start trillian-log-server"
+    )
+    try:
+        said = refused(ansible, "log2")
+        assert "behind: log2 cannot prove what was signed" in said
+        assert f"{STATE}/sth has size" in said
+    finally:
+        log2.check_output(
+            "systemctl stop trillian-log-server; mariadb trillian < /root/now.sql;"
+            f" systemctl start {units}"
+        )
+
+
+def test_what_somebody_has_seen_must_be_this_logs(ansible: Ansible, tmp_path: Path) -> None:
+    """A file that is no tree head of this log is refused rather than passed over."""
+    foreign = tmp_path / "tree-head"
+    foreign.write_text(f"size=3\nroot_hash={'00' * 32}\nsignature={'00' * 64}\n")
+    run = ansible.playbook(
+        path=PLAYBOOKS / "promote.yml", **{"target": "log2", "seen": [str(foreign)]}
+    )
+    assert not run.ok
+    assert "not signed by the log" in run.text
+    assert not any(run.changed.values())
+
+
+def test_a_primary_that_cannot_be_seen_must_be_attested(ansible: Ansible, lab: Lab) -> None:
+    lab.kill("log1")
+    try:
+        assert "not-fenced: log1 does not answer" in refused(ansible, "log2")
+        assert "not-fenced" in refused(ansible, "log2", fenced_by="me", fenced_how="done")
+    finally:
+        lab.start("log1")
+
+
+def test_check_mode_changes_nothing(ansible: Ansible, log1: Host, log2: Host) -> None:
+    run = ansible.playbook("--check", path=PLAYBOOKS / "promote.yml", target="log2")
+    assert run.ok, run.output
+    assert "can become the primary" in run.text
+    assert not any(run.changed.values())
+    assert log1.service("sigsum-log-primary").is_running
+    assert log2.service("sigsum-log-secondary").is_running
+
+
+def test_a_serving_primary_is_not_re_seeded(ansible: Ansible) -> None:
+    run = ansible.playbook(path=PLAYBOOKS / "reseed.yml", target="log1")
+    assert not run.ok
+    assert "target-serves: log1 is the primary" in run.text
+    assert not any(run.changed.values())
+
+
+def test_handover(ansible: Ansible, log1: Host, log2: Host) -> None:
+    """Writes fail for seconds only; the fenced machine stays fenced until it is re-seeded."""
+    gaps: list[float] = []
+    stop = threading.Event()
+    urls = [url(log1), url(log2)]
+
+    def write() -> None:
+        last = time.monotonic()
+        while not stop.is_set():
+            for address in urls:
+                if accepts(address):
+                    now = time.monotonic()
+                    gaps.append(now - last)
+                    last = now
+            time.sleep(0.1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        run = ansible.playbook(
+            path=PLAYBOOKS / "promote.yml", **{"target": "log2", "log_server_interval": "2s"}
+        )
+    finally:
+        time.sleep(2)
+        stop.set()
+        writer.join()
+    assert run.ok, run.output
+    TELL.append(f"handover: writes failed for at most {max(gaps):.1f} s")
+    assert max(gaps) <= WRITE_DOWNTIME
+
+    assert "masked" in log1.run("systemctl start sigsum-log-primary").stderr
+    converged = ansible.playbook(
+        hosts={"log1": {"log_server_role": "primary"}, "log2": {"log_server_role": "secondary"}}
+    )
+    assert not converged.ok
+    assert "was fenced" in converged.text or "has signed for the log" in converged.text
+    assert "masked" in log1.run("systemctl start sigsum-log-primary").stderr
+
+    again = ansible.playbook(
+        path=PLAYBOOKS / "reseed.yml", **{"target": "log1", "log_server_interval": "2s"}
+    )
+    assert again.ok, again.output
+    assert log1.file("/var/lib/sigsum-retired").is_directory
+    assert log1.service("sigsum-log-secondary").is_running
+    swapped = ansible.playbook(
+        hosts={"log1": {"log_server_role": "secondary"}, "log2": {"log_server_role": "primary"}}
+    )
+    assert swapped.ok, swapped.output
+    second = ansible.playbook(
+        hosts={"log1": {"log_server_role": "secondary"}, "log2": {"log_server_role": "primary"}}
+    )
+    assert not any(second.changed.values()), second.output
+
+
+def accepts(address: str) -> bool:
+    """Whether a log takes a leaf."""
+
+    async def once() -> bool:
+        (leaf,) = prepare(f"{address}/{time.time()}", 1)
+        async with LogClient(address, timeout=1) as client:
+            with suppress(ApiError):
+                await client.add_leaf(leaf.body)
+                return True
+        return False
+
+    return asyncio.run(once())
+
+
+def test_failovers(lab: Lab) -> None:
+    """The primary dies under load, the controller too; nothing is lost, one history remains."""
+    result = drill.failover(drill.Plan(3, "ci", VARIABLES), lab=lab, tell=TELL.append)
+    assert result["split_views"] == 0, result
+    assert result["lost_leaves"] == 0, result
+    assert all(run["acknowledged"] for run in result["runs"])
+    assert max(result["seconds_to_sign"]) <= SECONDS_TO_SIGN, result
