@@ -8,6 +8,11 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from sigsum_ops.errors import OpsError
+from sigsum_ops.failover import procedure
+from sigsum_ops.log.keys import PublicKey
+
+NOTED = ("fence", "unfence", "adopt", "retire")
 POLL = 2.0  # seconds between two looks
 STALLED = 60.0  # seconds without a leaf more after which it is given up
 
@@ -19,6 +24,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         """Run the module once; for C(follow), look until the tree extends all that is ``seen``."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
+        if arguments.get("step") in NOTED:
+            return result | self._noted(arguments, task_vars)
         if arguments.get("step") != "follow":
             return result | self._module(arguments, task_vars)
         wanted = max((int(item["size"]) for item in arguments.get("seen", [])), default=0)
@@ -46,6 +53,27 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
                     " Do sigsum-log-secondary and trillian-log-signer run there?",
                 }
             time.sleep(POLL)
+
+    def _noted(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Take a step that the controller's journal knows of before and after."""
+        if self._task.check_mode:
+            return self._module(arguments, task_vars)
+        host = self._task.delegate_to or (task_vars or {})["inventory_hostname"]
+        entry = {
+            "step": arguments["step"],
+            "host": host,
+            "reason": dict(arguments.get("reason") or {}),
+        }
+        try:
+            path = procedure.journal(PublicKey.parse(str(arguments["log_key"])).hash)
+            procedure.note(path, {**entry, "done": False})
+            done = self._module(arguments, task_vars)
+            if not done.get("failed"):
+                head = {"head": done["head"]} if "head" in done else {}
+                procedure.note(path, {**entry, **head, "done": True})
+        except OpsError as error:
+            return {"failed": True, "msg": str(error)}
+        return done
 
     def _module(
         self, arguments: dict[str, Any], task_vars: dict[str, Any] | None

@@ -12,7 +12,7 @@ description:
     thing that speaks against promoting the target.
 author:
   - The Sigsum Ops project
-positional: target, fenced_by, fenced_how
+positional: target, log_key, fenced_by, fenced_how, seen
 options:
   _input:
     description: What was found, by machine; none for one that does not answer.
@@ -22,6 +22,14 @@ options:
     description: The machine to promote.
     type: str
     required: true
+  log_key:
+    description: The log's public key, by which the controller's journal is found.
+    type: str
+    required: true
+  seen:
+    description: How many tree heads the operator has given.
+    type: int
+    default: 0
   fenced_by:
     description: Who attests that a machine which does not answer cannot sign any more.
     type: str
@@ -35,7 +43,7 @@ options:
 EXAMPLES = r"""
 - name: Refuse what would lose leaves or split the view
   ansible.builtin.assert:
-    that: looks | sigsum_ops.site.promotion_problems('log2') | length == 0
+    that: looks | sigsum_ops.site.promotion_problems('log2', log_server_public_key) | length == 0
 """
 
 RETURN = r"""
@@ -52,31 +60,63 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from sigsum_ops.failover import judge
+from sigsum_ops.failover import judge, procedure
+from sigsum_ops.log.keys import PublicKey
 
 
-def failover_looks(
-    hosts: Mapping[str, Mapping[str, Any]], names: Sequence[str]
-) -> dict[str, Any]:
+def failover_looks(hosts: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """What was found on each of the machines, None where nothing was."""
     return {name: hosts[name].get("failover_look", {}).get("found") for name in names}
 
 
+def replaced(log_key: str) -> set[str]:
+    """The machines that were replaced as primary and not re-seeded since."""
+    return procedure.replaced(procedure.read(procedure.journal(PublicKey.parse(log_key).hash)))
+
+
 def promotion_problems(
-    looks: Mapping[str, Any], target: str, fenced_by: str = "", fenced_how: str = ""
+    looks: Mapping[str, Any],
+    target: str,
+    log_key: str,
+    fenced_by: str = "",
+    fenced_how: str = "",
+    seen: int = 0,
 ) -> list[str]:
     """One text for each problem; see DOCUMENTATION."""
     return [
         str(problem)
         for problem in judge.problems(
-            looks, target, fenced_by=fenced_by, fenced_how=fenced_how, now=time.time()
+            looks,
+            target,
+            fenced_by=fenced_by,
+            fenced_how=fenced_how,
+            seen=seen,
+            replaced=replaced(log_key),
+            now=time.time(),
         )
     ]
 
 
-def reseed_problems(looks: Mapping[str, Any], target: str) -> list[str]:
+def reseed_problems(
+    looks: Mapping[str, Any],
+    target: str,
+    log_key: str,
+    fenced_by: str = "",
+    fenced_how: str = "",
+    wipe: bool = False,
+) -> list[str]:
     """One text for each thing that speaks against making the target a secondary."""
-    return [str(problem) for problem in judge.reseed_problems(looks, target)]
+    return [
+        str(problem)
+        for problem in judge.reseed_problems(
+            looks,
+            target,
+            fenced_by=fenced_by,
+            fenced_how=fenced_how,
+            replaced=replaced(log_key),
+            wipe=wipe,
+        )
+    ]
 
 
 def seen_file(path: str) -> dict[str, str]:

@@ -190,6 +190,7 @@ FILES = (
 EVIDENCE = (
     "/var/lib/sigsum-log/sth",
     "/var/lib/sigsum-log/guard-evidence.json",
+    "/var/lib/sigsum-log/promotion.json",
     "/var/lib/sigsum-oracle/journal",
 )
 

@@ -108,6 +108,12 @@ def adopt(
                 f"{places.sth}: there is a signed tree head, so this machine has been the primary",
                 hint="playbooks/reseed.yml makes it a secondary first.",
             )
+        head = trillian.latest_root(tree_id)
+        if behind := uncovered(known, head, tree_id, trillian):
+            raise NotAdopted(
+                "the log has signed what this primary has not: " + "; ".join(map(str, behind)),
+                hint="Another machine was promoted since. Re-seed this one from it.",
+            )
         return record.head, False
     stop()
     end = clock() + DRAIN_FOR
@@ -123,7 +129,8 @@ def adopt(
                 hint="Does trillian-log-signer run? Its log says what keeps it from integrating.",
             )
         sleep(0.1)
-    if record is not None and record.head != head:
+    as_primary = trillian.get_tree(tree_id).type == "LOG"
+    if record is not None and record.head != head and as_primary:
         raise NotAdopted(
             f"the tree has {head}, but was promoted at {record.head}, and nothing is signed yet",
             hint="Something else wrote to the tree. Keep it, and follow docs/bcp/split-view.md.",
@@ -133,12 +140,13 @@ def adopt(
             "the log has signed more than this machine has: " + "; ".join(map(str, behind)),
             hint="Promote a machine that has it, or bring this one's source back.",
         )
+    # Before the tree is a primary's, so that it never is one without it.
+    if record is None or record.head != head:
+        record = Evidence(head, tree_id, log_key.hash)
+        _write(places.promotion, format_promotion(record, datetime.now(UTC)))
     convert(trillian, tree_id)
     if trillian.latest_root(tree_id) != head:
         raise NotAdopted(f"the tree changed while it was converted; it had {head}")
-    if record is None:
-        record = Evidence(head, tree_id, log_key.hash)
-        _write(places.promotion, format_promotion(record, datetime.now(UTC)))
     if not places.startup.exists():
         _write(places.startup, STARTUP_LOCAL_TREE)
     return head, True

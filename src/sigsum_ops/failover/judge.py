@@ -6,7 +6,7 @@ can refer to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,44 +29,57 @@ class Problem:
 
 
 def problems(
-    looks: Mapping[str, Look | None], target: str, *, fenced_by: str, fenced_how: str, now: float
+    looks: Mapping[str, Look | None],
+    target: str,
+    *,
+    fenced_by: str = "",
+    fenced_how: str = "",
+    seen: int = 0,
+    replaced: Collection[str] = (),
+    now: float,
 ) -> list[Problem]:
     """Everything that speaks against promoting ``target``.
 
     Args:
         looks: of every log machine; None for one that does not answer. The target's has been
-            compared with what all others have signed.
+            compared with what all others have signed, published or hold.
         target: the machine to promote.
         fenced_by: who attests that machines which do not answer cannot sign any more.
         fenced_how: how that was brought about, in words.
+        seen: how many tree heads the operator has given beside.
+        replaced: machines that were replaced as primary, and not re-seeded since.
         now: the controller's clock, in Unix seconds.
     """
     look = looks.get(target)
     if look is None:
         return [Problem("target-unreachable", f"{target} does not answer, or is no log machine")]
     return [
-        *(
-            Problem(
-                "split-view",
-                f"{name} has seen two histories of this log: {path}",
-                "Nothing may be promoted before this is understood: docs/bcp/split-view.md",
-            )
-            for name, seen in sorted(looks.items())
-            for path in (seen or {}).get("split_views", [])
-        ),
-        *_others(looks, target, fenced_by, fenced_how),
-        *_target(target, look),
+        *_evidence(looks),
+        *_others(looks, target, fenced_by, fenced_how, seen),
+        *_target(target, look, replaced),
         *_machine(target, look, now),
     ]
 
 
-def reseed_problems(looks: Mapping[str, Look | None], target: str) -> list[Problem]:
+def reseed_problems(
+    looks: Mapping[str, Look | None],
+    target: str,
+    *,
+    fenced_by: str = "",
+    fenced_how: str = "",
+    replaced: Collection[str] = (),
+    wipe: bool = False,
+) -> list[Problem]:
     """Everything that speaks against making ``target`` a secondary of the primary there is.
 
     Args:
         looks: of every log machine, None for one that does not answer or is new. The primary's has
-            been compared with what the target promised.
+            been compared with what all others have signed, published or hold.
         target: the machine.
+        fenced_by: who attests that machines which do not answer cannot sign any more.
+        fenced_how: how that was brought about, in words.
+        replaced: machines that were replaced as primary, and not re-seeded since.
+        wipe: whether the target's data is to go even if it cannot be read.
     """
     primaries = sorted(name for name, look in looks.items() if look and "primary" in look["parts"])
     if primaries == [target]:
@@ -78,34 +91,69 @@ def reseed_problems(looks: Mapping[str, Look | None], target: str) -> list[Probl
             )
         ]
     # One that comes back after another was promoted still takes itself for the primary.
-    primaries = [name for name in primaries if name != target]
-    if len(primaries) != 1:
+    if target in replaced:
+        primaries = [name for name in primaries if name != target]
+    if len(primaries) != 1 or primaries[0] in replaced:
         found = " and ".join(primaries) or "none"
         return [
             Problem(
                 "primary",
                 f"there must be one primary to copy from; there is {found}",
-                "playbooks/promote.yml makes a secondary the primary.",
+                "playbooks/promote.yml makes a secondary the primary, and fences the others.",
             )
         ]
-    source = looks[primaries[0]]
+    source, look = looks[primaries[0]], looks.get(target)
     if source is None or source["tree"] is None:
         return [Problem("tree-unreadable", f"the tree of {primaries[0]} cannot be read")]
     return [
-        Problem(
-            "ahead",
-            f"{target} has what {primaries[0]} cannot prove: {behind}",
-            "Leaves were lost, or there are two histories. Keep both machines as they are, and"
-            " follow docs/bcp/split-view.md.",
-        )
-        for behind in source["tree"]["behind"]
+        *_evidence(looks if not wipe else {k: v for k, v in looks.items() if k != target}),
+        *_silent({k: v for k, v in looks.items() if k != target}, fenced_by, fenced_how),
+        *_to_lose(target, look, wipe),
+        *(
+            Problem(
+                "ahead",
+                f"{primaries[0]}, the primary, cannot prove what others have: {behind}",
+                "Leaves were lost, or there are two histories. Keep all machines as they are, and"
+                " follow docs/bcp/split-view.md.",
+            )
+            for behind in source["tree"]["behind"]
+        ),
     ]
 
 
-def _others(
-    looks: Mapping[str, Look | None], target: str, fenced_by: str, fenced_how: str
-) -> Iterator[Problem]:
-    silent = sorted(name for name, look in looks.items() if look is None and name != target)
+def _to_lose(target: str, look: Look | None, wipe: bool) -> Iterator[Problem]:
+    """What a wipe would destroy unseen."""
+    if look is None or wipe:
+        return
+    if look["has_latch"]:
+        yield Problem("latched", f"the oracle of {target} is latched", "docs/bcp/oracle-latched.md")
+    if look["tree"] is None and look["has_tree_id"]:
+        reasons = "; ".join(look["unreadable"])
+        yield Problem(
+            "tree-unreadable",
+            f"the tree of {target} cannot be read: {reasons}",
+            "It may be the only other copy. If it is lost for sure: -e wipe=true",
+        )
+
+
+def _evidence(looks: Mapping[str, Look | None]) -> Iterator[Problem]:
+    for name, look in sorted(looks.items()):
+        for path in (look or {}).get("split_views", []):
+            yield Problem(
+                "split-view",
+                f"{name} has seen two histories of this log: {path}",
+                "Nothing may be promoted before this is understood: docs/bcp/split-view.md",
+            )
+        for doubt in (look or {}).get("doubts", []):
+            yield Problem(
+                "doubtful",
+                f"{name} has evidence of what was signed that cannot be read: {doubt}",
+                "Find out what it held; then put it aside.",
+            )
+
+
+def _silent(looks: Mapping[str, Look | None], fenced_by: str, fenced_how: str) -> Iterator[Problem]:
+    silent = sorted(name for name, look in looks.items() if look is None)
     if silent and not (fenced_by.strip() and len(fenced_how.split()) >= 3):
         yield Problem(
             "not-fenced",
@@ -115,8 +163,37 @@ def _others(
         )
 
 
-def _target(target: str, look: Look) -> Iterator[Problem]:
+def _others(
+    looks: Mapping[str, Look | None], target: str, fenced_by: str, fenced_how: str, seen: int
+) -> Iterator[Problem]:
+    others = {name: look for name, look in looks.items() if name != target}
+    yield from _silent(others, fenced_by, fenced_how)
+    known = seen + sum(
+        len(look["signed"]) + len(look["published"]) for look in looks.values() if look
+    )
+    if None in others.values() and not known:
+        yield Problem(
+            "nothing-seen",
+            "nothing is known of what the log has published, so nobody can say what would be lost",
+            "Give a tree head or proof that a user, a monitor or a witness has: --seen FILE",
+        )
+    for name, look in sorted(others.items()):
+        if look and look["parts"] == ["secondary"]:
+            yield Problem(
+                "other-secondary",
+                f"{name} is a secondary too: an old primary that comes back could go on with it",
+                f"On {name}: systemctl disable --now sigsum-log-secondary. Re-seed it afterwards.",
+            )
+
+
+def _target(target: str, look: Look, replaced: Collection[str]) -> Iterator[Problem]:
     promoted = look["promoted"] is not None
+    if target in replaced:
+        yield Problem(
+            "replaced",
+            f"another machine has taken the place of {target} since it was the primary",
+            "playbooks/reseed.yml makes it a secondary first.",
+        )
     if look["fenced"] is not None:
         yield Problem(
             "target-fenced",

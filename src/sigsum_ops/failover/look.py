@@ -1,7 +1,8 @@
 """What a procedure needs to know of one log machine, read without changing anything.
 
 Each part that cannot be read is None, with the reason among ``unreadable``: a machine whose
-database is gone still tells what it has signed.
+database is gone still tells what it has signed. What shows what was signed, is there and cannot be
+read is among ``doubts``.
 """
 
 from __future__ import annotations
@@ -44,16 +45,17 @@ def look(
         places: the machine's state.
     """
     unreadable: list[str] = []
+    doubts: list[str] = []
 
-    def attempt(read: Callable[[], T]) -> T | None:
+    def attempt(read: Callable[[], T], note: list[str] = unreadable) -> T | None:
         try:
             return read()
         except (OpsError, OSError) as error:
-            unreadable.append(str(error))
+            note.append(str(error))
             return None
 
-    signed = [item for item in (attempt(part) for part in _signed(log_key, places)) if item]
-    published = attempt(lambda: _published(log_key)) or []
+    signed = [item for item in (attempt(part, doubts) for part in _signed(log_key, places)) if item]
+    published = attempt(lambda: _published(log_key), doubts) or []
     shown = units.show((*units.PRIMARY, *units.SECONDARY))
     tree = attempt(lambda: _tree(trillian, places, [*known, *signed, *published]))
     return {
@@ -67,6 +69,8 @@ def look(
         "split_views": [str(path) for path in archive.evidence(ARCHIVE)],
         "promises": [_seen(item) for item in signed] + _copied(tree),
         "to_retire": _to_retire(shown, tree, signed, places),
+        "doubts": doubts,
+        "has_tree_id": places.tree_id.exists(),
         "has_sth": places.sth.exists(),
         "has_startup": places.startup.exists(),
         "has_latch": (ORACLE / "latch").exists(),
@@ -100,8 +104,7 @@ def _to_retire(
         or bool(signed)
         or places.sth.exists()
         or places.promotion.exists()
-        or tree is None
-        or (tree["type"], tree["state"]) != ("PREORDERED_LOG", "ACTIVE")
+        or (tree is not None and (tree["type"], tree["state"]) != ("PREORDERED_LOG", "ACTIVE"))
         or any(unit["LoadState"] == "masked" for unit in shown.values())
     )
 

@@ -19,6 +19,7 @@ from sigsum_ops.log.statefiles import sync_directory
 
 RETIRED = Path("/var/lib/sigsum-retired")
 SERVICES = ("trillian-log-server.service", "trillian-log-signer.service")
+PASSPHRASE = Path("/etc/sigsum/private/hsm-passphrase")
 PRIMARY_ONLY = ("sigsum-log-primary.service", "sigsum-oracle.service")
 # Of the oracle: what it signed. How often its device was used stays, for the audit compares it.
 ORACLE_FILES = ("journal", "latch")
@@ -27,8 +28,7 @@ ORACLE_FILES = ("journal", "latch")
 def retire(places: Places, now: datetime | None = None) -> Path | None:
     """Stop everything, put the past aside, and empty the database.
 
-    Can be interrupted anywhere and run again. The mark of a fenced machine goes last, with the
-    masks: until then nothing here can start.
+    Can be interrupted anywhere and run again. The masks go last: until then nothing here can start.
 
     Returns:
         Where the past is; None where there was none, or an earlier run had put it aside.
@@ -37,6 +37,7 @@ def retire(places: Places, now: datetime | None = None) -> Path | None:
     _run("systemctl", "stop", *SERVICES)
     files = [path for path in places.state.iterdir() if path.is_file()]
     files += [path for name in ORACLE_FILES if (path := ORACLE / name).exists()]
+    files += [units.MARK] if units.MARK.exists() else []
     aside = None
     if files:
         stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
@@ -46,6 +47,8 @@ def retire(places: Places, now: datetime | None = None) -> Path | None:
             shutil.move(path, aside / f"{path.parent.name}-{path.name}")
         for directory in (aside, places.state, *([ORACLE] if ORACLE.exists() else [])):
             sync_directory(directory)
+    # A standby has none; a promotion brings it again.
+    PASSPHRASE.unlink(missing_ok=True)
     # The role makes it again, as on a new machine.
     _run("mariadb", "--execute", "DROP DATABASE IF EXISTS trillian")
     units.unmask((*units.SECONDARY, *units.PRIMARY))
@@ -53,7 +56,6 @@ def retire(places: Places, now: datetime | None = None) -> Path | None:
     there = [name for name in PRIMARY_ONLY if name in units.show(PRIMARY_ONLY)]
     if there:
         _run("systemctl", "disable", *there)
-    units.MARK.unlink(missing_ok=True)
     return aside
 
 

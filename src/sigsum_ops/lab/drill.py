@@ -243,7 +243,7 @@ async def _run(
         run.lost = await _missing(client, heads, load)
 
         await asyncio.to_thread(death.back, lab, old)
-        await _repeats_only(addresses[old], key, heads, run)
+        await _repeats_only(client, addresses[old], key, heads, run)
         await asyncio.to_thread(_play, plan, lab, "reseed", old)
         run.seconds_to_pair = round(time.monotonic() - dead, 1)
         again = Load(f"{plan.seed}/{number}/again/{time.time()}", 1)
@@ -355,7 +355,9 @@ async def _missing(client: LogClient, heads: Heads, load: Load) -> int:
     return len(missing)
 
 
-async def _repeats_only(address: str, key: PublicKey, heads: Heads, run: Run) -> None:
+async def _repeats_only(
+    serving: LogClient, address: str, key: PublicKey, heads: Heads, run: Run
+) -> None:
     """The old primary, back, publishes nothing that the new one does not extend, or nothing."""
     async with LogClient(_url(address), timeout=2) as client:
         for _ in range(10):
@@ -364,8 +366,8 @@ async def _repeats_only(address: str, key: PublicKey, heads: Heads, run: Run) ->
                 signed = (await client.get_tree_head()).signed
             if signed is not None:
                 signed.verify(key)
-                if signed.head.size > heads.latest.size:
-                    run.violations.append(f"{run.old} signed {signed.head} after it was replaced")
+                await _extends(serving, signed.head, heads, run, f"what {run.old} shows when back")
+                if run.violations:
                     return
             await asyncio.sleep(0.5)
 

@@ -36,6 +36,23 @@ def run(config: Config = _CONFIG) -> None:
 
 
 @app.command()
+def prove(config: Config = _CONFIG) -> None:
+    """Have a standby's device show the log's key and sign something that is no tree head.
+
+    Exits 1 where it does not, or where an oracle runs: that one has proven it at its start. The
+    passphrase is taken from systemd, as the unit takes it.
+    Example: systemd-run --pipe --wait --quiet --uid=sigsum-oracle
+    --property=LoadCredential=hsm-passphrase:/etc/sigsum/private/hsm-passphrase sigsum-ops oracle
+    prove
+    """
+    from sigsum_ops.hsm.oracle import service
+    from sigsum_ops.hsm.oracle.config import load
+
+    settings = load(config)
+    typer.echo(f"{service.prove(settings)} signs with the key {settings.public_key.hash}")
+
+
+@app.command()
 def seed(
     config: Config = _CONFIG,
     empty: Annotated[bool, typer.Option("--empty", help="The log is new, its tree empty.")] = False,

@@ -49,6 +49,7 @@ log = logging.getLogger("sigsum-oracle")
 WORK_FOR = 3.5  # seconds from the request on, in which the worker tries
 ANSWER_WITHIN = 4.5  # seconds after which the answer is failure whatever the worker does
 METRICS_EVERY = 10.0  # seconds
+TEST = b"sigsum-ops: a standby was asked for a signature; this is no tree head\n"
 RETRY_START = 1.0  # seconds between attempts to find the device at the start
 
 
@@ -191,6 +192,28 @@ def run(settings: Settings) -> None:
         )
         stack.callback(oracle.close)
         asyncio.run(_serve(settings, oracle, metrics))
+
+
+def prove(settings: Settings) -> str:
+    """Have the device show the pinned key, and make a signature of what is no tree head.
+
+    For a standby, whose oracle does not run: what is signed is counted as the oracle's own.
+
+    Returns:
+        Where the device is.
+
+    Raises:
+        OpsError: it does not sign with that key, or an oracle runs.
+    """
+    with ExitStack() as stack:
+        if settings.journal.exists():
+            stack.enter_context(Journal.open(settings.journal, settings.public_key.hash))
+        signer = _signer(settings, Metrics(), stack)
+        stack.callback(signer.close)
+        deadline = time.monotonic() + WORK_FOR
+        where = signer.prove(deadline)
+        signer.sign(TEST, deadline)
+        return where
 
 
 async def _serve(settings: Settings, oracle: Oracle, metrics: Metrics) -> None:

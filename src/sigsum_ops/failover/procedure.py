@@ -1,0 +1,78 @@
+"""The controller's journal: which procedure changed which machine, when, and who attested what.
+
+One JSON object a line, in the state directory (XDG Base Directory Specification), a file for each
+log. Each step is noted before it is taken and when it is done, so that it also tells what a
+controller that died was about to do. A machine that was replaced as primary stays so until it is
+re-seeded, whatever it says of itself when it comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sigsum_ops.errors import OpsError
+
+
+def journal(log_key_hash: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the journal of a log is."""
+    base = environ.get("XDG_STATE_HOME") or Path(environ["HOME"]) / ".local/state"
+    return Path(base) / "sigsum-ops/procedures" / f"{log_key_hash}.jsonl"
+
+
+def note(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line that survives a power cut.
+
+    Raises:
+        OpsError: it cannot be written; the step must not be taken then.
+    """
+    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **entry})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            # Begins anew after a line that a power cut has left unended.
+            ended = file.tell() == 0 or path.read_bytes().endswith(b"\n")
+            file.write(f"{'' if ended else chr(10)}{line}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OpsError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All lines; one that was cut short by a power cut says nothing.
+
+    Raises:
+        OpsError: it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise OpsError(f"{path}: cannot be read: {error}") from error
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+def replaced(entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The machines of which another one has taken the place, and that were not re-seeded since."""
+    found: set[str] = set()
+    for entry in entries:
+        step, host = entry.get("step"), str(entry.get("host"))
+        if step == "adopt":
+            # Noted before it is done: from then on the others are not the primary any more.
+            found |= {str(name) for name in entry.get("reason", {}).get("replaced", [])}
+            found.discard(host)
+        elif step in ("retire", "unfence") and entry.get("done"):
+            found.discard(host)
+    return found

@@ -1,0 +1,73 @@
+"""The controller's journal: what it remembers of machines that come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sigsum_ops.errors import OpsError
+from sigsum_ops.failover.procedure import journal, note, read, replaced
+
+
+def entry(step: str, host: str, *, done: bool = True, **reason: Any) -> dict[str, Any]:
+    return {"step": step, "host": host, "done": done, "reason": reason}
+
+
+def test_what_is_noted_is_read(tmp_path: Path) -> None:
+    path = journal("ab" * 32, {"XDG_STATE_HOME": str(tmp_path)})
+    assert read(path) == []
+    note(path, entry("fence", "log1", by="somebody"))
+    note(path, entry("adopt", "log2", replaced=["log1"], how="power cut at the PDU"))
+    first, second = read(path)
+    assert first["host"] == "log1"
+    assert second["reason"] == {"replaced": ["log1"], "how": "power cut at the PDU"}
+    assert second["time"].endswith("+00:00")
+
+
+def test_a_line_that_was_cut_short_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    note(path, entry("adopt", "log2", replaced=["log1"]))
+    whole = path.read_bytes()
+    for length in range(1, len(whole) - 1):
+        path.write_bytes(whole + whole[:length])
+        note(path, entry("retire", "log1"))
+        assert replaced(read(path)) == set()
+
+
+def test_without_a_place_no_step_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OpsError, match="cannot be written"):
+        note(tmp_path / "file" / "journal", entry("adopt", "log2"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([], set()),
+        ([entry("fence", "log1")], set()),
+        # From the moment at which it may have happened.
+        ([entry("adopt", "log2", done=False, replaced=["log1"])], {"log1"}),
+        ([entry("adopt", "log2", replaced=["log1", "log3"])], {"log1", "log3"}),
+        (
+            [
+                entry("adopt", "log2", replaced=["log1"]),
+                entry("retire", "log1", done=False),
+            ],
+            {"log1"},
+        ),
+        ([entry("adopt", "log2", replaced=["log1"]), entry("retire", "log1")], set()),
+        ([entry("adopt", "log2", replaced=["log1"]), entry("unfence", "log1")], set()),
+        (
+            [
+                entry("adopt", "log2", replaced=["log1"]),
+                entry("retire", "log1"),
+                entry("adopt", "log1", replaced=["log2"]),
+            ],
+            {"log2"},
+        ),
+    ],
+)
+def test_who_was_replaced(entries: list[dict[str, Any]], expected: set[str]) -> None:
+    assert replaced(entries) == expected
