@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from resources.support import EPHEMERAL, Ansible, add_leaves, eventually, http
+from resources.support import EPHEMERAL, Ansible, Run, add_leaves, eventually, http
 from testinfra.host import Host
 
 from sigsum_ops.lab import drill
@@ -22,7 +23,7 @@ PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 STATE = "/var/lib/sigsum-log"
 # As converge.yml has it, for the playbooks that the drill runs.
 VARIABLES = ("log_server_interval=2s", f"controller_package_dir={EPHEMERAL / 'packages'}")
-# The promise is 60 s and 15 s on a machine that does nothing else; other scenarios run beside this one.
+# The promise is 60 s and 15 s on an idle machine; other scenarios run beside this one.
 SECONDS_TO_SIGN = 120.0
 WRITE_DOWNTIME = 30.0
 TELL: list[str] = []
@@ -34,11 +35,17 @@ def url(host: Host) -> str:
     return f"http://{address}:{drill.PORT}"
 
 
-def refused(ansible: Ansible, target: str, *arguments: str, **variables: object) -> str:
+def procedure(
+    ansible: Ansible, name: str, target: str, *arguments: str, **variables: object
+) -> Run:
+    """Run one of the playbooks as an operator does, who says by -e what it is to do."""
+    extra = json.dumps({"target": target, "log_server_interval": "2s", **variables})
+    return ansible.playbook("--extra-vars", extra, *arguments, path=PLAYBOOKS / f"{name}.yml")
+
+
+def refused(ansible: Ansible, target: str, **variables: object) -> str:
     """What promote.yml says, which must refuse, change nothing and leave the log as it is."""
-    run = ansible.playbook(
-        *arguments, path=PLAYBOOKS / "promote.yml", **{"target": target, **variables}
-    )
+    run = procedure(ansible, "promote", target, **variables)
     assert not run.ok
     assert not any(run.changed.values()), run.output
     assert "Nothing was changed." in run.text, run.output
@@ -112,7 +119,7 @@ def test_a_secondary_that_is_behind_is_not_promoted(
     try:
         said = refused(ansible, "log2")
         assert "behind: log2 cannot prove what was signed" in said
-        assert f"{STATE}/sth has size" in said
+        assert "has size" in said
     finally:
         log2.check_output(
             "systemctl stop trillian-log-server; mariadb trillian < /root/now.sql;"
@@ -124,9 +131,7 @@ def test_what_somebody_has_seen_must_be_this_logs(ansible: Ansible, tmp_path: Pa
     """A file that is no tree head of this log is refused rather than passed over."""
     foreign = tmp_path / "tree-head"
     foreign.write_text(f"size=3\nroot_hash={'00' * 32}\nsignature={'00' * 64}\n")
-    run = ansible.playbook(
-        path=PLAYBOOKS / "promote.yml", **{"target": "log2", "seen": [str(foreign)]}
-    )
+    run = procedure(ansible, "promote", "log2", seen=[str(foreign)])
     assert not run.ok
     assert "not signed by the log" in run.text
     assert not any(run.changed.values())
@@ -142,7 +147,7 @@ def test_a_primary_that_cannot_be_seen_must_be_attested(ansible: Ansible, lab: L
 
 
 def test_check_mode_changes_nothing(ansible: Ansible, log1: Host, log2: Host) -> None:
-    run = ansible.playbook("--check", path=PLAYBOOKS / "promote.yml", target="log2")
+    run = procedure(ansible, "promote", "log2", "--check")
     assert run.ok, run.output
     assert "can become the primary" in run.text
     assert not any(run.changed.values())
@@ -151,7 +156,7 @@ def test_check_mode_changes_nothing(ansible: Ansible, log1: Host, log2: Host) ->
 
 
 def test_a_serving_primary_is_not_re_seeded(ansible: Ansible) -> None:
-    run = ansible.playbook(path=PLAYBOOKS / "reseed.yml", target="log1")
+    run = procedure(ansible, "reseed", "log1")
     assert not run.ok
     assert "target-serves: log1 is the primary" in run.text
     assert not any(run.changed.values())
@@ -176,9 +181,7 @@ def test_handover(ansible: Ansible, log1: Host, log2: Host) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        run = ansible.playbook(
-            path=PLAYBOOKS / "promote.yml", **{"target": "log2", "log_server_interval": "2s"}
-        )
+        run = procedure(ansible, "promote", "log2")
     finally:
         time.sleep(2)
         stop.set()
@@ -195,9 +198,7 @@ def test_handover(ansible: Ansible, log1: Host, log2: Host) -> None:
     assert "was fenced" in converged.text or "has signed for the log" in converged.text
     assert "masked" in log1.run("systemctl start sigsum-log-primary").stderr
 
-    again = ansible.playbook(
-        path=PLAYBOOKS / "reseed.yml", **{"target": "log1", "log_server_interval": "2s"}
-    )
+    again = procedure(ansible, "reseed", "log1")
     assert again.ok, again.output
     assert log1.file("/var/lib/sigsum-retired").is_directory
     assert log1.service("sigsum-log-secondary").is_running
@@ -227,7 +228,7 @@ def accepts(address: str) -> bool:
 
 def test_failovers(lab: Lab) -> None:
     """The primary dies under load, the controller too; nothing is lost, one history remains."""
-    result = drill.failover(drill.Plan(3, "ci", VARIABLES), lab=lab, tell=TELL.append)
+    result = drill.failover(drill.Plan(3, "c", VARIABLES), lab=lab, tell=TELL.append)
     assert result["split_views"] == 0, result
     assert result["lost_leaves"] == 0, result
     assert all(run["acknowledged"] for run in result["runs"])

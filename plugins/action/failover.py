@@ -45,6 +45,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
                 if tree["size"] > size:
                     size, moved = tree["size"], now
                     Display().display(progress(size, wanted, first, now - begun))
+            if tree is not None and tree["size"] >= wanted and tree["behind"]:
+                return result | {"failed": True, "msg": f"another tree: {tree['behind']}"}
             if now - moved > STALLED:
                 why = (tree or {}).get("behind") or found["found"]["unreadable"]
                 return result | {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sigsum_ops.errors import UsageError
 from sigsum_ops.failover import adopt as module
-from sigsum_ops.failover import database, judge, look
+from sigsum_ops.failover import database, judge, look, units
 from sigsum_ops.failover.adopt import NotAdopted, Places, adopt, convert
 from sigsum_ops.failover.database import Sequenced
 from sigsum_ops.failover.seen import Seen
@@ -128,8 +128,8 @@ class Machine:
         for name in ("ORACLE", "ARCHIVE", "NODE_KEY"):
             self.monkeypatch.setattr(look, name, self.places.state.parent / name)
         self.monkeypatch.setattr(look, "POLICY", self.places.tree_id)  # any file that is there
-        self.monkeypatch.setattr(look.units, "MARK", self.places.state.parent / "MARK")
-        self.monkeypatch.setattr(look.units, "_systemctl", Systemd(self.places.state))
+        self.monkeypatch.setattr(units, "MARK", self.places.state.parent / "MARK")
+        self.monkeypatch.setattr(units, "_systemctl", Systemd(self.places.state))
         self.monkeypatch.setattr(database, "sequenced", lambda _, size: Sequenced(size, 0, None))
         with Trillian(self.server.address) as trillian:
             found = look.look(trillian, KEY, self.seen, self.places)

@@ -115,11 +115,11 @@ def test_a_machine_that_was_replaced() -> None:
 
 
 def test_another_secondary_that_an_old_primary_could_go_on_with() -> None:
-    looks = site()
-    looks["log3"] = deepcopy(SECONDARY)
+    other = deepcopy(SECONDARY)
+    looks = {**site(), "log3": other}
     (problem,) = judge.problems(looks, "log2", now=NOW)
     assert (problem.name, problem.message[:5]) == ("other-secondary", "log3 ")
-    looks["log3"]["parts"] = []
+    other["parts"] = []
     assert names(looks) == []
 
 

@@ -150,14 +150,18 @@ def test_a_primary_tells_what_it_signed(
     become_primary(places, server, systemd)
     found = run()
     assert found["parts"] == ["primary"]
-    assert found["signed"] == found["promises"] == [
-        {"size": 10, "root_hash": head(10).root.hex(), "source": str(places.sth)},
-        {
-            "size": 11,
-            "root_hash": head(11).root.hex(),
-            "source": str(module.ORACLE / "journal"),
-        },
-    ]
+    assert (
+        found["signed"]
+        == found["promises"]
+        == [
+            {"size": 10, "root_hash": head(10).root.hex(), "source": str(places.sth)},
+            {
+                "size": 11,
+                "root_hash": head(11).root.hex(),
+                "source": str(module.ORACLE / "journal"),
+            },
+        ]
+    )
     assert (found["has_sth"], found["to_retire"], found["tree"]["behind"]) == (True, True, [])
     assert found["stopped"] == [f"{name} is loaded and active" for name in PRIMARY_UNITS]
 

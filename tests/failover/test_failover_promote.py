@@ -39,7 +39,7 @@ REFUSED = refusal("Nothing was changed.", *REASONS)
         (f"PLAY [x]\nok: [log1] => {{}}\n{REFUSED}", REASONS),
         (refusal("Nothing was changed.", "", "clock: a", " "), ["clock: a"]),
         (refusal("the task includes an option with an undefined variable"), []),
-        (refusal("an error: Nothing was changed."), []),
+        (refusal("an error: Nothing was changed.", "a second line"), []),
         (refusal("another task fails first") + REFUSED, REASONS),
         ('fatal: [log2]: FAILED! => {"changed": false, "rc": 1}\n', []),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -64,7 +65,7 @@ class Machine:
         monkeypatch.setattr(units, "mask", partial(units.mask, directory=root / "system"))
         monkeypatch.setattr(units, "unmask", partial(units.unmask, directory=root / "system"))
         monkeypatch.setattr(subprocess, "run", self.program)
-        monkeypatch.setattr(module.shutil, "move", self.step("move", module.shutil.move))
+        monkeypatch.setattr(shutil, "move", self.step("move", shutil.move))
 
     def step(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def step(*arguments: Any) -> Any:
@@ -183,7 +184,7 @@ def test_what_fails_is_said_and_the_masks_stay(
         return subprocess.CompletedProcess(argv, int(failed), "", "no such socket\n")
 
     monkeypatch.setattr(subprocess, "run", fail)
-    with pytest.raises(OpsError, match="mariadb --execute: no such socket$"):
+    with pytest.raises(OpsError, match=r"mariadb --execute: no such socket$"):
         machine.retire()
     assert not any(machine.systemd.start(name) for name in UNITS[:3])
 

@@ -49,7 +49,7 @@ def content(systemd: Systemd) -> dict[str, str]:
     }
 
 
-MASKED = {name: "/dev/null" for name in NAMES} | {
+MASKED = dict.fromkeys(NAMES, "/dev/null") | {
     f"{name}.fenced": f"the unit {name}\n" for name in NAMES
 }
 INSTALLED = {name: f"the unit {name}\n" for name in NAMES}
@@ -148,9 +148,7 @@ def test_what_a_role_wrote_meanwhile_stays(systemd: Systemd) -> None:
     assert content(systemd) == {**INSTALLED, NAMES[0]: "newer\n"}
 
 
-def dies(
-    monkeypatch: pytest.MonkeyPatch, systemd: Systemd, at: tuple[int, bool] | None
-) -> list[str]:
+def dies(monkeypatch: pytest.MonkeyPatch, at: tuple[int, bool] | None) -> list[str]:
     """Let the process die at that change of the disk or of systemd, before or after it."""
     steps: list[str] = []
 
@@ -180,7 +178,7 @@ MASKING = [*["rename", "symlink_to"] * 3, "daemon-reload", "stop", "kill", "stop
 
 
 def test_the_steps_of_masking(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = dies(monkeypatch, systemd, None)
+    steps = dies(monkeypatch, None)
     mask(systemd)
     assert steps == MASKING
 
@@ -189,7 +187,7 @@ def test_the_steps_of_masking(systemd: Systemd, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("index", range(len(MASKING)), ids=lambda n: f"{n}-{MASKING[n]}")
 def test_masking_is_interrupted_and_run_again(systemd: Systemd, index: int, after: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        dies(patch, systemd, (index, after))
+        dies(patch, (index, after))
         with pytest.raises(Killed):
             mask(systemd)
     mask(systemd)
@@ -217,12 +215,16 @@ def test_what_contradicts_a_fence(load: str, active: str, wrong: bool) -> None:
 def test_what_systemctl_says_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a program of that name; its blocks are as systemd 257 prints them."""
     program = tmp_path / "systemctl"
+    blocks = [
+        "Id=a.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n",
+        "Id=b.service\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\n",
+        "Id=c.service\nLoadState=masked\nActiveState=failed\nUnitFileState=masked\n",
+    ]
+    (tmp_path / "shown").write_text("\n".join(blocks))
     program.write_text(
         "#!/bin/sh\n"
         'test "$1" = show || { echo "no $1" >&2; exit 5; }\n'
-        "printf 'Id=a.service\\nLoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\n'\n"
-        "printf '\\nId=b.service\\nLoadState=not-found\\nActiveState=inactive\\nUnitFileState=\\n'\n"
-        "printf '\\nId=c.service\\nLoadState=masked\\nActiveState=failed\\nUnitFileState=masked\\n'"
+        f"while read -r line; do echo \"$line\"; done <'{tmp_path}/shown'\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -269,3 +271,19 @@ def test_who_listens_is_found() -> None:
         ports = [server.getsockname()[1], other.getsockname()[1]]
         assert units.listening("127.0.0.1", ports) == [ports[0]]
     assert units.listening("127.0.0.1", ports, 0.2) == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("index", range(5))
+def test_unmasking_is_interrupted_and_run_again(
+    systemd: Systemd, index: int, *, after: bool
+) -> None:
+    """No unit's file is lost, and systemd learns of each."""
+    mask(systemd)
+    with pytest.MonkeyPatch.context() as patch:
+        dies(patch, (index, after))
+        with pytest.raises(Killed):
+            unmask(systemd)
+    unmask(systemd)
+    assert content(systemd) == INSTALLED
+    assert all(systemd.start(name) for name in NAMES)

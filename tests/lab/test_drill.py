@@ -139,6 +139,17 @@ async def test_a_leaf_that_was_acknowledged_and_is_not_there_is_lost(lost: set[i
         assert await drill._missing(client, await looked(client, log), load) == len(lost)
 
 
+@pytest.mark.usefixtures("_fast")
+async def test_a_proof_that_leads_elsewhere_is_none() -> None:
+    log, load = MemoryLog(), Load("a", 5)
+    await loaded(log, load)
+    log.size = len(log.leaves)
+    async with serving(log) as client:
+        heads = await looked(client, log)
+        log.answer = "leaf_index=0\n" + f"node_hash={'00' * 32}\n" * 3
+        assert await drill._missing(client, heads, load) == 5
+
+
 @pytest.mark.parametrize(
     ("old", "new", "violations"),
     [
@@ -162,6 +173,7 @@ async def test_what_the_old_primary_had_published_is_extended(
         await drill._extends(client, published, await looked(client, log), run, "the past")
     assert len(run.violations) == violations
     assert all("log2 does not extend the past" in text for text in run.violations)
+    assert any("size 8 is smaller than 9" in text for text in run.violations) is (len(new) == 8)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +270,9 @@ def drilled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Drilled:
     def drilled(*runs: Run) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         played: list[tuple[str, str]] = []
 
-        async def run(_plan: Plan, _lab: Lab, _key: object, _rng: object, n: int, _t: object) -> Run:
+        async def run(
+            _plan: Plan, _lab: Lab, _key: object, _rng: object, n: int, _t: object
+        ) -> Run:
             return runs[n]
 
         monkeypatch.setattr(drill, "load_public_key", lambda _path: None)

@@ -96,7 +96,10 @@ def promote(
 def problems(output: str) -> Sequence[str]:
     """The reasons in what the playbook said, empty where it did not refuse."""
     for answer in output.split("FAILED! => ")[1:]:
-        message = json.JSONDecoder().raw_decode(answer)[0].get("msg", "")
+        try:
+            message = str(json.JSONDecoder().raw_decode(answer)[0].get("msg", ""))
+        except ValueError:  # another task's, in another form
+            continue
         if message.startswith(NOTHING_CHANGED):
             return [line for line in message.splitlines()[1:] if line.strip()]
     return []

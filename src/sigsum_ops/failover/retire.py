@@ -42,7 +42,7 @@ def retire(places: Places, now: datetime | None = None) -> Path | None:
     if files:
         stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
         aside = RETIRED / stamp
-        aside.mkdir(parents=True, mode=0o700)
+        aside.mkdir(parents=True, mode=0o700, exist_ok=True)
         for path in files:
             shutil.move(path, aside / f"{path.parent.name}-{path.name}")
         for directory in (aside, places.state, *([ORACLE] if ORACLE.exists() else [])):

@@ -46,7 +46,11 @@ def parse(data: bytes, source: str, log_key: PublicKey) -> Seen:
         UsageError: it is none of them, or not signed by this log.
     """
     parts = data.split(b"\n\n")
-    body = parts[1] + b"\n" if data.startswith(b"version=") and len(parts) > 1 else data
+    body = (
+        parts[1].removesuffix(b"\n") + b"\n"
+        if data.startswith(b"version=") and len(parts) > 1
+        else data
+    )
     try:
         signed = parse_cosigned_tree_head(body).signed
         signed.verify(log_key)

@@ -40,6 +40,9 @@ SECONDARY = ("sigsum-log-secondary.service",)
 
 def show(units: Iterable[str]) -> dict[str, dict[str, str]]:
     """LoadState, ActiveState and UnitFileState of each unit that systemd knows or has masked."""
+    units = tuple(units)
+    if not units:
+        return {}
     properties = "Id,LoadState,ActiveState,UnitFileState"
     shown = _systemctl("show", f"--property={properties}", *units)
     blocks = [
@@ -64,7 +67,11 @@ def mask(units: Iterable[str], directory: Path = DIRECTORY) -> bool:
     Raises:
         OpsError: one of them runs, or could be started, all the same.
     """
-    wanted = list(show(units))
+    units = tuple(units)
+    shown = show(units)
+    # One that was put aside by a run that ended there is not known to systemd any more.
+    aside = {name for name in units if (directory / (name + ASIDE)).exists()}
+    wanted = [name for name in units if name in shown or name in aside]
     changed = False
     for name in wanted:
         path = directory / name
@@ -96,16 +103,18 @@ def unmask(units: Iterable[str], directory: Path = DIRECTORY) -> bool:
     for name in units:
         path = directory / name
         aside = path.with_name(name + ASIDE)
-        if path.is_symlink() and path.readlink() == NULL:
+        masked = path.is_symlink() and path.readlink() == NULL
+        if aside.exists() and (masked or not path.exists()):
+            aside.replace(path)  # at once, over the link
+            changed = True
+        elif masked:
             path.unlink()
             changed = True
-            if aside.exists():
-                aside.rename(path)
         # A role has put a new one in its place.
         aside.unlink(missing_ok=True)
-    if changed:
-        sync_directory(directory)
-        _systemctl("daemon-reload")
+    sync_directory(directory)
+    # Always: an earlier run may have died before it.
+    _systemctl("daemon-reload")
     return changed
 
 
