@@ -137,13 +137,20 @@ def test_what_somebody_has_seen_must_be_this_logs(ansible: Ansible, tmp_path: Pa
     assert not any(run.changed.values())
 
 
-def test_a_primary_that_cannot_be_seen_must_be_attested(ansible: Ansible, lab: Lab) -> None:
+def test_a_primary_that_cannot_be_seen_must_be_attested(
+    ansible: Ansible, lab: Lab, log1: Host
+) -> None:
     lab.kill("log1")
     try:
         assert "not-fenced: log1 does not answer" in refused(ansible, "log2")
         assert "not-fenced" in refused(ansible, "log2", fenced_by="me", fenced_how="done")
     finally:
         lab.start("log1")
+    eventually(
+        lambda: log1.service("sigsum-log-primary").is_running,
+        seconds=60,
+        what="the primary is back after its power was cut",
+    )
 
 
 def test_check_mode_changes_nothing(ansible: Ansible, log1: Host, log2: Host) -> None:
