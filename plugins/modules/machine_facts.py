@@ -115,7 +115,6 @@ PACKAGES = (
     "mariadb-client",
     "mariadb-server",
     "openssh-client",
-    "python3-aiohttp",
     "python3-pymysql",
     "restic",
     "sigsum-go",

@@ -16,6 +16,7 @@ DESTINATION = "/usr/lib/python3/dist-packages/sigsum_ops"
 # Debian's names for the dependencies in pyproject.toml; a test keeps the two together.
 DEPENDS = {
     "typer": "python3-typer",
+    "aiohttp": "python3-aiohttp",
     "rich": "python3-rich",
     "PyYAML": "python3-yaml",
     "cryptography": "python3-cryptography",
@@ -23,7 +24,7 @@ DEPENDS = {
     "protobuf": "python3-protobuf",
     "yubihsm": "python3-yubihsm",
 }
-RECOMMENDS = {"aiohttp": "python3-aiohttp", "jinja2": "python3-jinja2"}
+RECOMMENDS = {"jinja2": "python3-jinja2"}
 
 # What dh_python3 would write. `-f`: all source files bear the same time, so a file of unchanged
 # length cannot be told from its predecessor by time and size.

@@ -36,7 +36,12 @@ def render(role: Path) -> str:
         galaxy = _read(role / "meta" / "main.yml")["galaxy_info"]
         return _template().render(
             name=role.name,
-            entries=[_entry(role.name, name, entry) for name, entry in specification.items()],
+            # What two entry points share is said once: a preflight takes what its role takes.
+            entries=[
+                _entry(role.name, name, entry)
+                for number, (name, entry) in enumerate(specification.items())
+                if entry not in list(specification.values())[:number]
+            ],
             platforms=", ".join(
                 f"{platform['name']} {'/'.join(platform['versions'])}"
                 for platform in galaxy["platforms"]
