@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import UsageError
-from sigsum_ops.hsm.oracle.config import Table, read
+from sigsum_ops.service.settings import Table, read
 
 STATE = Path("/var/lib/sigsum-backup")
 KNOWN_HOSTS = Path("/etc/sigsum/backup-known-hosts")

@@ -22,8 +22,8 @@ from sigsum_ops.backup.restic import (
     summary,
 )
 from sigsum_ops.errors import OpsError
-from sigsum_ops.hsm.oracle.metrics import family
 from sigsum_ops.log.statefiles import read_if_there, write_durably
+from sigsum_ops.service.metrics import family
 
 # Configuration, public keys, signed tree heads, what the oracle signed, what the device counted.
 PATHS = (

@@ -19,15 +19,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sigsum_ops.hsm.oracle.config import Table, read
-from sigsum_ops.hsm.oracle.metrics import family
-from sigsum_ops.hsm.systemd import notify
 from sigsum_ops.log.api import ApiError, LogClient
 from sigsum_ops.log.archive import Archive, ArchiveError, SplitView, evidence, fields_of
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.merkle import ProofError, verify_consistency
 from sigsum_ops.log.statefiles import write_durably
 from sigsum_ops.log.treehead import EMPTY_TREE_HEAD, SignedTreeHead, TreeHead
+from sigsum_ops.service.metrics import family
+from sigsum_ops.service.settings import Table, read
+from sigsum_ops.service.systemd import notify
 
 log = logging.getLogger("sigsum-head-archive")
 

@@ -31,9 +31,9 @@ from sigsum_ops.hsm.oracle.latch import Latch
 from sigsum_ops.hsm.oracle.metrics import Metrics
 from sigsum_ops.hsm.oracle.service import Oracle, RateLimit, listen
 from sigsum_ops.hsm.oracle.signer import SignerError, SoftwareSigner, WrongDevice
-from sigsum_ops.hsm.systemd import credential
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.treehead import TreeHead
+from sigsum_ops.service.systemd import credential
 from tests.hsm.oracle import hsm
 from tests.hsm.oracle.world import (
     FOREIGN,

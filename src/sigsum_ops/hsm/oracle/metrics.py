@@ -9,16 +9,10 @@ from contextlib import contextmanager
 
 from sigsum_ops.hsm.oracle.journal import Journal
 from sigsum_ops.hsm.oracle.permit import Permit
+from sigsum_ops.service.metrics import family
 
 STAGES = ("proof", "journal", "device", "total")
 _PREFIX = "sigsum_oracle"
-
-
-def family(name: str, kind: str, text: str, *samples: tuple[str, float]) -> Iterator[str]:
-    """The lines of one metric; a sample is its labels in braces, or "", and its value."""
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} {kind}"
-    yield from (f"{name}{labels} {value}" for labels, value in samples)
 
 
 class Metrics:

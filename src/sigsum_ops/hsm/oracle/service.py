@@ -38,10 +38,10 @@ from sigsum_ops.hsm.oracle.metrics import Metrics
 from sigsum_ops.hsm.oracle.permit import Permit
 from sigsum_ops.hsm.oracle.signatures import Counter
 from sigsum_ops.hsm.oracle.signer import HsmSigner, Signer, SignerError, SoftwareSigner, WrongDevice
-from sigsum_ops.hsm.systemd import credential, notify
 from sigsum_ops.log.keys import load_private_key
 from sigsum_ops.log.merkle import ProofError
 from sigsum_ops.log.statefiles import write_durably
+from sigsum_ops.service.systemd import credential, notify
 
 log = logging.getLogger("sigsum-oracle")
 

@@ -29,9 +29,7 @@ from yubihsm.exceptions import YubiHsmDeviceError
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.hsm.devicelog import ENTRY_SIZE
 from sigsum_ops.hsm.oracle import signatures
-from sigsum_ops.hsm.oracle.metrics import family
 from sigsum_ops.hsm.oracle.signatures import Count
-from sigsum_ops.hsm.systemd import notify
 from sigsum_ops.hsm.watch import BAD, PROCEDURE, UNKNOWN
 from sigsum_ops.hsm.watch.account import (
     Account,
@@ -45,6 +43,8 @@ from sigsum_ops.hsm.watch.archive import Archive, ArchiveError
 from sigsum_ops.hsm.watch.config import Audit, load
 from sigsum_ops.hsm.watch.link import Link, StaticKeys
 from sigsum_ops.log.statefiles import write_durably
+from sigsum_ops.service.metrics import family
+from sigsum_ops.service.systemd import notify
 
 log = logging.getLogger("sigsum-hsm-audit")
 

@@ -18,7 +18,6 @@ from yubihsm.core import AuthSession
 from yubihsm.objects import AsymmetricKey
 
 from sigsum_ops.errors import OpsError, UsageError
-from sigsum_ops.hsm.oracle.metrics import family
 from sigsum_ops.hsm.watch import BAD, UNKNOWN
 from sigsum_ops.hsm.watch.config import Check, load
 from sigsum_ops.hsm.watch.link import (
@@ -31,6 +30,7 @@ from sigsum_ops.hsm.watch.link import (
 )
 from sigsum_ops.log.keys import BadSignature, PublicKey
 from sigsum_ops.log.statefiles import write_durably
+from sigsum_ops.service.metrics import family
 
 
 class State(StrEnum):

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import UsageError
-from sigsum_ops.hsm.oracle.config import Table, connector, credential_name, read
+from sigsum_ops.hsm.oracle.config import connector, credential_name
 from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.service.settings import Table, read
 
 _ID = (1, 0xFFFE)
 

@@ -27,7 +27,7 @@ from yubihsm.utils import password_to_key
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.hsm.connector import Connector
 from sigsum_ops.hsm.identity import is_rehearsal
-from sigsum_ops.hsm.systemd import credential
+from sigsum_ops.service.systemd import credential
 
 PRIVATE = Path("/etc/sigsum/private")
 SECONDS = 10.0  # for everything that is asked of a device at one time

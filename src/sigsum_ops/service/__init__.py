@@ -1,0 +1,1 @@
+"""What a service of ours is made of: its settings, what it tells systemd, its metrics."""
