@@ -32,7 +32,13 @@ def preflight(directory: Path, role: str, **variables: str) -> subprocess.Comple
         {"ansible.builtin.set_fact": {"sigsum_machine": known, "cacheable": True}},
         {"ansible.builtin.include_role": {"name": role, "tasks_from": "preflight"}},
     ]
-    play = {"hosts": "localhost", "connection": "local", "vars": variables, "tasks": tasks}
+    required = {
+        "hsm_watch_serial": "12345678",
+        "hsm_watch_health_public_key": "ab" * 32,
+        "signing_oracle_public_key": "ab" * 32,
+    }
+    values = {**required, **variables}
+    play = {"hosts": "localhost", "connection": "local", "vars": values, "tasks": tasks}
     path = directory / "play.yml"
     path.write_text(json.dumps([play]))
     return subprocess.run(
