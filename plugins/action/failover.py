@@ -12,7 +12,7 @@ from sigsum_ops.errors import OpsError
 from sigsum_ops.failover import procedure
 from sigsum_ops.log.keys import PublicKey
 
-NOTED = ("fence", "unfence", "adopt", "retire")
+NOTED = ("fence", "unfence", "adopt", "abandon", "retire", "follow", "allow", "gate")
 POLL = 2.0  # seconds between two looks
 STALLED = 60.0  # seconds without a leaf more after which it is given up
 
@@ -26,30 +26,34 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         arguments = dict(self._task.args)
         if arguments.get("step") in NOTED:
             return result | self._noted(arguments, task_vars)
-        if arguments.get("step") != "follow":
-            return result | self._module(arguments, task_vars)
+        return result | self._module(arguments, task_vars)
+
+    def _follow(
+        self, arguments: dict[str, Any], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Look until the tree extends all that is ``seen``."""
         wanted = max((int(item["size"]) for item in arguments.get("seen", [])), default=0)
         begun = moved = time.monotonic()
         first = size = -1
         while True:
             found = self._module({**arguments, "step": "look"}, task_vars)
             if found.get("failed"):
-                return result | found
+                return found
             tree, now = found["found"]["tree"], time.monotonic()
             if tree is not None:
                 if not tree["behind"]:
                     seconds = now - begun
                     report = {"size": tree["size"], "seconds": round(seconds, 1)}
-                    return result | {"changed": False, "followed": report, "found": found["found"]}
+                    return {"changed": False, "followed": report, "found": found["found"]}
                 first = tree["size"] if first < 0 else first
                 if tree["size"] > size:
                     size, moved = tree["size"], now
                     Display().display(progress(size, wanted, first, now - begun))
             if tree is not None and tree["size"] >= wanted and tree["behind"]:
-                return result | {"failed": True, "msg": f"another tree: {tree['behind']}"}
+                return {"failed": True, "msg": f"another tree: {tree['behind']}"}
             if now - moved > STALLED:
                 why = (tree or {}).get("behind") or found["found"]["unreadable"]
-                return result | {
+                return {
                     "failed": True,
                     "msg": f"no leaf more for {STALLED:.0f} s at size {size} of {wanted}: {why}."
                     " Do sigsum-log-secondary and trillian-log-signer run there?",
@@ -58,8 +62,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
 
     def _noted(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Take a step that the controller's journal knows of before and after."""
+        take = self._follow if arguments["step"] == "follow" else self._module
         if self._task.check_mode:
-            return self._module(arguments, task_vars)
+            return take(arguments, task_vars)
         host = self._task.delegate_to or (task_vars or {})["inventory_hostname"]
         entry = {
             "step": arguments["step"],
@@ -69,8 +74,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         try:
             path = procedure.journal(PublicKey.parse(str(arguments["log_key"])).hash)
             procedure.note(path, {**entry, "done": False})
-            done = self._module(arguments, task_vars)
-            if not done.get("failed"):
+            done = take(arguments, task_vars)
+            if done.get("failed"):
+                procedure.note(path, {**entry, "done": False, "failed": str(done.get("msg", ""))})
+            else:
                 head = {"head": done["head"]} if "head" in done else {}
                 procedure.note(path, {**entry, **head, "done": True})
         except OpsError as error:
@@ -83,6 +90,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         done: dict[str, Any] = self._execute_module(
             module_name="sigsum_ops.site.failover", module_args=arguments, task_vars=task_vars
         )
+        if "found" in done:
+            # By the controller's clock: what the machine's is compared with.
+            done["found"]["received"] = time.time()
         return done
 
 

@@ -38,6 +38,18 @@ options:
     description: How that was brought about.
     type: str
     default: ""
+  ungated:
+    description: Until when the target may go on alone, who allows it, and why.
+    type: dict
+    default: {}
+  inventory:
+    description: What the inventory says of that, by machine (C(signing_oracle_ungated_until)).
+    type: dict
+    default: {}
+  hsm_out:
+    description: Machines of which C(fenced_by) attests that their HSM is out, with commas.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -55,23 +67,68 @@ _value:
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+from sigsum_ops.errors import UsageError
 from sigsum_ops.failover import judge, procedure
+from sigsum_ops.failover.ungated import Permit, parse
 from sigsum_ops.log.keys import PublicKey
 
 
-def failover_looks(hosts: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """What was found on each of the machines, None where nothing was."""
-    return {name: hosts[name].get("failover_look", {}).get("found") for name in names}
+def failover_looks(
+    hosts: Mapping[str, Mapping[str, Any]], names: Sequence[str], compared: str = "failover_look"
+) -> dict[str, Any]:
+    """What was found on each of the machines, None where nothing was.
+
+    ``compared`` is the variable of a later look, which some of them have.
+    """
+    return {
+        name: hosts[name].get(compared, {}).get("found")
+        or hosts[name].get("failover_look", {}).get("found")
+        for name in names
+    }
+
+
+def failover_seen(looks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the machines know to have been signed, as the module failover takes it."""
+    return [
+        {**item, "source": f"{name}: {item['source']}"}
+        for name, look in looks.items()
+        for item in ([*look["promises"], *look["published"]] if look else [])
+    ]
+
+
+def failover_permits(
+    hosts: Mapping[str, Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, str]:
+    """Until when the inventory lets machines go on alone."""
+    found = {name: str(hosts[name].get("signing_oracle_ungated_until", "")) for name in names}
+    return {name: until for name, until in found.items() if until}
 
 
 def replaced(log_key: str) -> set[str]:
     """The machines that were replaced as primary and not re-seeded since."""
     return procedure.replaced(procedure.read(procedure.journal(PublicKey.parse(log_key).hash)))
+
+
+def permits(log_key: str, inventory: Mapping[str, str]) -> dict[str, datetime]:
+    """Until when machines may go on alone, by the controller's journal and the inventory."""
+    journal = procedure.permits(procedure.read(procedure.journal(PublicKey.parse(log_key).hash)))
+    found = {name: parse(until) for name, until in journal.items()}
+    for name, until in inventory.items():
+        try:
+            parsed = parse(until)
+        except UsageError as error:
+            raise AnsibleFilterError(
+                f"signing_oracle_ungated_until of {name}: {error.message}, in quotes"
+            ) from error
+        found[name] = max(found.get(name, parsed), parsed)
+    return found
 
 
 def promotion_problems(
@@ -81,6 +138,9 @@ def promotion_problems(
     fenced_by: str = "",
     fenced_how: str = "",
     seen: int = 0,
+    ungated: Mapping[str, str] | None = None,
+    inventory: Mapping[str, str] | None = None,
+    hsm_out: str = "",
 ) -> list[str]:
     """One text for each problem; see DOCUMENTATION."""
     return [
@@ -92,9 +152,37 @@ def promotion_problems(
             fenced_how=fenced_how,
             seen=seen,
             replaced=replaced(log_key),
+            asked=Permit(**(ungated or {})),
+            permits=permits(log_key, inventory or {}),
+            hsm_out=[name.strip() for name in hsm_out.split(",")],
             now=time.time(),
         )
     ]
+
+
+def promotion_choice(
+    looks: Mapping[str, Any],
+    log_key: str,
+    fenced_by: str = "",
+    fenced_how: str = "",
+    seen: int = 0,
+) -> dict[str, str]:
+    """C(name) of the machine to promote where nobody has named one, and C(why)."""
+    gone = replaced(log_key)
+    now = time.time()
+
+    def judged(name: str) -> list[judge.Problem]:
+        return judge.problems(
+            looks,
+            name,
+            fenced_by=fenced_by,
+            fenced_how=fenced_how,
+            seen=seen,
+            replaced=gone,
+            now=now,
+        )
+
+    return asdict(judge.choose(looks, judged, gone))
 
 
 def reseed_problems(
@@ -119,6 +207,13 @@ def reseed_problems(
     ]
 
 
+def abandon_problems(looks: Mapping[str, Any], target: str, log_key: str) -> list[str]:
+    """One text for each thing that speaks against giving up a promotion."""
+    path = procedure.journal(PublicKey.parse(log_key).hash)
+    adopted = procedure.adopted(procedure.read(path), target)
+    return [str(each) for each in judge.abandon_problems(looks, target, adopted=adopted)]
+
+
 def seen_file(path: str) -> dict[str, str]:
     """What the module failover takes as one of its option C(seen)."""
     try:
@@ -133,8 +228,15 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
         return {
+            "failover_followers": judge.followers,
+            "failover_former": judge.former,
+            "failover_gating": judge.gating,
             "failover_looks": failover_looks,
+            "failover_permits": failover_permits,
+            "failover_seen": failover_seen,
+            "promotion_choice": promotion_choice,
             "promotion_problems": promotion_problems,
+            "promotion_warnings": judge.warnings,
             "reseed_problems": reseed_problems,
             "seen_file": seen_file,
         }

@@ -26,10 +26,17 @@ options:
         C(/etc/sigsum/fenced.json).
       - C(unfence) undoes that. Only where no other machine was promoted meanwhile.
       - C(adopt) makes the tree of a secondary, which is stopped and masked, the tree of a primary.
-      - C(retire) puts aside what a former primary signed, and empties its database.
+        Of a machine in quarantine it wants the proof; then it ends the quarantine.
+      - C(abandon) undoes what a promotion did before it came to that; it starts nothing.
+      - C(retire) puts aside what a former primary signed, and empties its database. That ends a
+        quarantine, too.
       - C(follow) looks until the tree extends all that is O(seen), and says how far it is.
+      - C(allow) has the controller's journal keep who lets the primary go on alone, until when and
+        why (O(reason)), and changes nothing on the machine.
+      - C(gate) sees that the primary waits for a secondary and may not go on alone, and changes
+        nothing either.
     type: str
-    choices: [look, fence, unfence, adopt, retire, follow]
+    choices: [look, fence, unfence, adopt, abandon, retire, follow, allow, gate]
     required: true
   log_key:
     description: The log's public key, as an OpenSSH line or 64 hex digits.
@@ -44,7 +51,9 @@ options:
     elements: dict
     default: []
   reason:
-    description: For C(fence), who does it and why, to be kept on the machine.
+    description: >-
+      For C(fence), who does it and why, to be kept on the machine. For C(allow), C(until), C(by)
+      and C(why).
     type: dict
     default: {}
   ports:
@@ -55,6 +64,12 @@ options:
   address:
     description: The machine's address for C(ports), beside loopback.
     type: str
+  witnesses:
+    description:
+      - For C(look), also ask the witnesses of the machine's policy up to which size they have
+        cosigned the log, with the last tree head that is known. None of them cosigns anything.
+    type: bool
+    default: false
   trillian:
     description: Host and port of the machine's Trillian log server.
     type: str
@@ -87,18 +102,23 @@ aside:
   returned: when step is retire
 """
 
+import fcntl
 import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
+    from sigsum_ops.backup import quarantine
     from sigsum_ops.errors import OpsError, UsageError
     from sigsum_ops.failover import units
     from sigsum_ops.failover.adopt import Places, adopt
-    from sigsum_ops.failover.look import look
-    from sigsum_ops.failover.retire import retire
-    from sigsum_ops.failover.seen import Seen, parse
+    from sigsum_ops.failover.look import look, witnesses
+    from sigsum_ops.failover.retire import abandon, retire
+    from sigsum_ops.failover.seen import Seen, parse, parse_signed
     from sigsum_ops.log.keys import PublicKey
     from sigsum_ops.log.treehead import TreeHead
     from sigsum_ops.log.trillian import CannotTell, Trillian, retry
@@ -108,6 +128,8 @@ else:
     IMPORT_ERROR = None
 
 WAIT = 30.0  # seconds for Trillian to answer
+READS = ("look", "allow", "gate")
+LOCK = Path("/run/sigsum-failover.lock")
 
 
 def known(items: list[dict[str, Any]], key: PublicKey) -> list[Seen]:
@@ -121,6 +143,21 @@ def known(items: list[dict[str, Any]], key: PublicKey) -> list[Seen]:
             head = TreeHead(int(item["size"]), bytes.fromhex(item["root_hash"]))
             found.append(Seen(head, source))
     return found
+
+
+def asked(module: AnsibleModule, key: PublicKey, places: Places) -> list[dict[str, Any]]:
+    """What the witnesses say."""
+    items = [item for item in module.params["seen"] if "signed" in item]
+    given = [parse_signed(str(item["signed"]).encode(), str(item["source"]), key) for item in items]
+    return witnesses(key, places, given)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One step at a time: one that a controller began which died since goes on without it."""
+    with LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def fence(module: AnsibleModule) -> bool:
@@ -139,8 +176,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     key = PublicKey.parse(module.params["log_key"])
     seen = known(module.params["seen"], key)
     result: dict[str, Any] = {"changed": False}
-    with Trillian(module.params["trillian"]) as trillian:
-        if step != "look" and module.check_mode:
+    # First: a look tells the machine's clock, and one that says nothing is waited for.
+    told = {"witnesses": asked(module, key, places)} if module.params["witnesses"] else {}
+    with ExitStack() as stack:
+        trillian = stack.enter_context(Trillian(module.params["trillian"]))
+        if step not in READS and not module.check_mode:
+            stack.enter_context(alone())
+        if step not in READS and module.check_mode:
             result["changed"] = True
         elif step == "fence":
             result["changed"] = fence(module)
@@ -148,16 +190,35 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             result["changed"] = units.unmask(units.PRIMARY)
             units.MARK.unlink(missing_ok=True)
         elif step == "adopt":
+            seen += quarantine.integrate()
             head, result["changed"] = retry(
                 lambda: adopt(trillian, key, seen, places), wait=WAIT, say=lambda _: None
             )
+            quarantine.lift()
             result["head"] = {"size": head.size, "root_hash": head.root.hex()}
+        elif step == "abandon":
+            result["changed"] = retry(
+                lambda: abandon(trillian, places), wait=WAIT, say=lambda _: None
+            )
         elif step == "retire":
             aside = retire(places)
             result |= {"changed": True, "aside": str(aside) if aside else ""}
         if step != "retire":
-            result["found"] = look(trillian, key, seen, places)
+            result["found"] = {**look(trillian, key, seen, places), **told}
+    if step == "gate":
+        refuse_ungated(result["found"])
     return result
+
+
+def refuse_ungated(found: dict[str, Any]) -> None:
+    """Raise OpsError for a primary that could sign what no secondary has."""
+    if not found["replicated"]:
+        raise OpsError("its configuration, /etc/sigsum/config.toml, names no secondary")
+    if found["permit"] != "":
+        raise OpsError(
+            f"its oracle lets it go on alone until {found['permit'] or 'nobody knows when'}"
+            " (/etc/sigsum/oracle.toml)"
+        )
 
 
 def main() -> None:
@@ -166,7 +227,9 @@ def main() -> None:
         argument_spec={
             "step": {
                 "type": "str",
-                "choices": ["look", "fence", "unfence", "adopt", "retire"],
+                "choices": [
+                    *("look", "fence", "unfence", "adopt", "abandon", "retire", "allow", "gate")
+                ],
                 "required": True,
             },
             "log_key": {"type": "str", "required": True, "no_log": False},
@@ -174,6 +237,7 @@ def main() -> None:
             "reason": {"type": "dict", "default": {}},
             "ports": {"type": "list", "elements": "int", "default": []},
             "address": {"type": "str"},
+            "witnesses": {"type": "bool", "default": False},
             "trillian": {"type": "str", "default": "127.0.0.1:8090"},
         },
         supports_check_mode=True,

@@ -99,10 +99,15 @@ ansible_facts:
           description: Whether the signing oracle has the passphrase of its device.
           type: bool
           returned: always
+        ungated_until:
+          description: Until when the oracle lets the log go on alone, empty where it does not.
+          type: str
+          returned: always
 """
 
 import pathlib
 import pwd
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -283,6 +288,12 @@ def written(units: dict[str, dict[str, str]]) -> dict[str, float]:
     return newest
 
 
+def ungated_until(oracle: str) -> str:
+    """The end of the permit in the oracle's configuration, as it is written there."""
+    found = re.search(r"^\s*ungated_until\s*=\s*(\S+)", oracle, re.M)
+    return found[1] if found else ""
+
+
 def _read(path: str) -> str | None:
     try:
         return pathlib.Path(path).read_text(encoding="utf-8")
@@ -354,6 +365,7 @@ def facts() -> dict[str, Any]:
         "has_signed": any(pathlib.Path(path).exists() for path in EVIDENCE),
         "has_journal": pathlib.Path("/var/lib/sigsum-oracle/journal").exists(),
         "has_passphrase": pathlib.Path("/etc/sigsum/private/hsm-passphrase").exists(),
+        "ungated_until": ungated_until(_read("/etc/sigsum/oracle.toml") or ""),
     }
 
 

@@ -386,7 +386,10 @@ def soak(
 
 @app.command()
 def promote(
-    target: Annotated[str, typer.Option(help="The secondary that becomes the primary.")],
+    target: Annotated[
+        str,
+        typer.Option(help="The secondary that becomes the primary.  [default: the best one]"),
+    ] = "",
     inventory: Annotated[
         Path | None,
         typer.Option("--inventory", "-i", help="File or directory; without it, ansible.cfg's."),
@@ -401,6 +404,19 @@ def promote(
     fenced_how: Annotated[
         str, typer.Option(help="How, in words, such as: 'power cut at the PDU'.")
     ] = "",
+    hsm_out: Annotated[
+        list[str] | None,
+        typer.Option(help="A machine whose YubiHSM was pulled and is kept out; --fenced-by, too."),
+    ] = None,
+    ungated_until: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="Let it go on without a secondary until then, such as 2026-11-23T12:00:00Z.",
+        ),
+    ] = "",
+    ungated_by: Annotated[str, typer.Option(help="Who allows that.")] = "",
+    ungated_why: Annotated[str, typer.Option(help="Why, in words.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Only check; change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -408,13 +424,17 @@ def promote(
     """Make a secondary the primary, because the primary is dead or has to go.
 
     Everything is checked before anything is changed: that the old primary signs no more, and that
-    the target's tree extends all that is known to have been signed. Interrupted, it is run again
-    and goes on. Exits 1 where it is refused, with the reasons. docs/bcp/promote.md tells the rest.
+    the target's tree extends all that is known to have been signed. Without a target the secondary
+    with the largest tree is picked. Interrupted, it is run again and goes on. Exits 1 where it is
+    refused, with the reasons. docs/bcp/promote.md tells the rest.
     Example: sigsum-ops promote --target log2 --check
     """
-    from sigsum_ops.failover.promote import Request, promote
+    from sigsum_ops.failover.promote import Request, lines, promote
+    from sigsum_ops.failover.ungated import Permit
 
-    request = Request(target, inventory, tuple(seen or ()), fenced_by, fenced_how)
+    ungated = Permit(ungated_until, ungated_by, ungated_why)
+    fenced = (fenced_by, fenced_how, tuple(hsm_out or ()))
+    request = Request(target, inventory, tuple(seen or ()), *fenced, ungated)
     result = promote(request, check=check, confirm=None if yes else lambda text: typer.prompt(text))
     if as_json:
         typer.echo(json.dumps(result))
@@ -422,7 +442,7 @@ def promote(
         typer.echo("\n".join(["Refused; nothing was changed.", *result["problems"]]))
     else:
         done = "is the primary" if result["promoted"] else "can become the primary"
-        typer.echo(f"{target} {done}")
+        typer.echo("\n".join([f"{result['target']} {done}", *lines(result)]))
     raise typer.Exit(code=1 if result["problems"] else 0)
 
 
@@ -450,10 +470,11 @@ def failover(
 ) -> None:
     """Let the primary die under load, promote the secondary, re-seed the old one; and again.
 
-    The machine loses its power or network, its processes are killed, or the log is stopped; in half
-    of the runs the controller dies in the middle of the promotion, too. Exits 1 where a leaf that
-    was acknowledged with 200 is not proven in the new primary's tree, or a tree head does not
-    extend the ones before. Example: sigsum-ops drill failover -n 3 --seed monday --json
+    The machine loses its power or network, its processes are killed, its disk is full, or the log
+    is stopped; in half of the runs the controller dies at a step of the promotion or of the
+    re-seeding, or the new primary does. Exits 1 where a leaf that was acknowledged with 200 is not
+    proven in the new primary's tree, or a tree head does not extend the ones before.
+    Example: sigsum-ops drill failover -n 3 --seed monday --json
     """
     import secrets
 
@@ -472,6 +493,46 @@ def failover(
         for line in drill.lines(result):
             typer.echo(line)
     raise typer.Exit(code=1 if result["lost_leaves"] or result["split_views"] else 0)
+
+
+@drill.command()
+def crashes(
+    every: Annotated[int, typer.Option(help="Strike only at each so many-th moment.")] = 1,
+    seed: Annotated[
+        str | None, typer.Option(help="Decides on the moments.  [default: random]")
+    ] = None,
+    extra_vars: Annotated[
+        list[str] | None, typer.Option("-e", help="NAME=VALUE for each playbook.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The lab.")] = "lab",
+    out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Kill the controller (kill -9) at every step of promote, reseed and handover (hours).
+
+    Each procedure is run again after each death, and comes one step further. Exits 1 where it does
+    not leave the machines as it does without a crash, a step is left begun in the journal, or the
+    log has lost a leaf or its history. Example: sigsum-ops drill crashes --every 10 --seed monday
+    """
+    import secrets
+
+    from sigsum_ops.lab.crashes import crashes, lines
+    from sigsum_ops.lab.lab import Lab
+
+    result = crashes(
+        lab=Lab(name),
+        seed=seed or secrets.token_hex(8),
+        every=every,
+        variables=tuple(extra_vars or ()),
+        out=out,
+        tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for line in lines(result):
+            typer.echo(line)
+    raise typer.Exit(code=0 if result["passed"] else 1)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sigsum_ops.backup import quarantine
 from sigsum_ops.errors import OpsError
 from sigsum_ops.failover import database, judge, units
 from sigsum_ops.failover import look as module
@@ -79,10 +80,14 @@ def run(
     reset(server)
     for name in ("oracle", "archive", "etc"):
         (tmp_path / name).mkdir()
+    monkeypatch.setattr(quarantine, "MARK", tmp_path / "etc/quarantined.json")
+    monkeypatch.setattr(quarantine, "RESTORED", tmp_path / "restored")
     monkeypatch.setattr(module, "ORACLE", tmp_path / "oracle")
     monkeypatch.setattr(module, "ARCHIVE", tmp_path / "archive/heads")
     monkeypatch.setattr(module, "NODE_KEY", tmp_path / "etc/node-key.pub")
     monkeypatch.setattr(module, "POLICY", tmp_path / "etc/policy")
+    monkeypatch.setattr(module, "CONFIG", tmp_path / "etc/config.toml")
+    monkeypatch.setattr(module, "ORACLE_CONFIG", tmp_path / "etc/oracle.toml")
     module.NODE_KEY.write_text(f"{KEY.ssh} node\n")
     module.POLICY.write_text("")
     monkeypatch.setattr(database, "sequenced", lambda _tree, size: Sequenced(size, 2, size + 1))
@@ -125,6 +130,7 @@ def test_a_secondary(run: Look) -> None:
     expected = {
         "parts": ["secondary"],
         "fenced": None,
+        "quarantine": None,
         "signed": [],
         "promises": [
             {"size": SIZE, "root_hash": head().root.hex(), "source": "its own tree"},
@@ -135,6 +141,8 @@ def test_a_secondary(run: Look) -> None:
         "has_latch": False,
         "promoted": None,
         "node_key": KEY.hex,
+        "permit": "",
+        "replicated": False,
         "has_policy": True,
         "unreadable": [],
     }
@@ -270,11 +278,111 @@ def test_a_promotion_is_told(run: Look, places: Places) -> None:
     assert found["has_startup"]
 
 
+ALONE = """\
+trillian-tree-id-file = "/tree-id"
+trillian-rpc-server = "127.0.0.1:8090"
+[primary]
+sth-file = "/sth"
+"""
+GATED = f'{ALONE}secondary-url = "http://192.0.2.2:6967/"\nsecondary-pubkey-file = "/pub"\n'
+ORACLE = f"""\
+public_key = "{KEY.ssh}"
+[software_key]
+file = "/key"
+lab_only = true
+[log]
+trillian = "127.0.0.1:8090"
+tree_id_file = "/tree-id"
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "oracle", "replicated", "permit"),
+    [
+        (None, None, False, ""),
+        (GATED, ORACLE, True, ""),
+        (ALONE, f"{ORACLE}ungated_until = 2026-11-23T12:00:00Z\n", False, "2026-11-23T12:00:00Z"),
+        (GATED, f"{ORACLE}ungated_until = 2026-11-23 12:00:00Z\n", True, "2026-11-23T12:00:00Z"),
+        (GATED.rpartition("secondary-")[0], ORACLE, False, ""),
+    ],
+)
+def test_whether_the_log_goes_on_alone(
+    run: Look, config: str | None, oracle: str | None, replicated: bool, permit: str
+) -> None:
+    for path, text in ((module.CONFIG, config), (module.ORACLE_CONFIG, oracle)):
+        if text is not None:
+            path.write_text(text)
+    found = run()
+    assert (found["replicated"], found["permit"], found["unreadable"]) == (replicated, permit, [])
+
+
+def test_a_witness_has_no_permit(run: Look) -> None:
+    module.ORACLE_CONFIG.write_text(f'{ORACLE.partition("[log]")[0]}[witness]\norigins = ["x"]\n')
+    assert run()["permit"] == ""
+
+
+def test_a_permit_that_cannot_be_read_is_not_taken_for_none(run: Look) -> None:
+    for path in (module.CONFIG, module.ORACLE_CONFIG):
+        path.write_text("x")
+    found = run()
+    assert (found["replicated"], found["permit"]) == (None, None)
+    assert len(found["unreadable"]) == 2
+
+
 def test_a_latch_and_a_mark_are_told(run: Look) -> None:
     (module.ORACLE / "latch").write_text("")
     units.MARK.write_text('{"by": "a person"}')
     found = run()
     assert (found["has_latch"], found["fenced"]) == (True, {"by": "a person"})
+
+
+def restored(proof: TreeHead | None) -> dict[str, Any]:
+    """A backup of an older tree was restored; its log had signed ``head(5)``."""
+    sth = quarantine.RESTORED / quarantine.OWN_HEADS[0]
+    sth.parent.mkdir(parents=True)
+    sth.write_bytes(signed(head(5)))
+    mark: dict[str, Any] = {"since": "now", "reason": "a test", "proof": None}
+    if proof is not None:
+        seen = {"size": 7, "root_hash": head(7).root.hex(), "source": "a user"}
+        proven = {"size": proof.size, "root_hash": proof.root.hex(), "ahead_of": [seen]}
+        mark["proof"] = proven
+    quarantine.MARK.write_text(json.dumps(mark))
+    return mark
+
+
+def test_a_quarantine_is_told_with_what_the_backup_tells(run: Look) -> None:
+    mark = restored(None)
+    found = run()
+    assert (found["quarantine"], found["to_retire"]) == (mark, True)
+    assert [item["size"] for item in found["published"]] == [5]
+    assert found["promises"] == []  # the tree was not copied from a primary
+    problems = judge.problems({"x": found}, "x", now=found["time"])
+    assert [problem.name for problem in problems] == ["quarantined"]
+
+
+def test_a_tree_that_is_not_the_proven_one_any_more_is_seen(run: Look) -> None:
+    restored(head())
+    assert run()["tree"]["behind"] == []
+    restored_again = json.loads(quarantine.MARK.read_text())
+    restored_again["proof"]["root_hash"] = "00" * 32
+    quarantine.MARK.write_text(json.dumps(restored_again))
+    (behind,) = run()["tree"]["behind"]
+    assert behind.startswith(f"{quarantine.MARK} has")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"since": "", "reason": "", "proof": {"size": 1, "ahead_of": []}}']
+)
+def test_a_mark_that_cannot_be_read_is_a_doubt(run: Look, text: str) -> None:
+    quarantine.MARK.write_text(text)
+    found = run()
+    assert len(found["doubts"]) == 1
+    assert str(quarantine.MARK) in found["doubts"][0]
+    assert found["to_retire"]
+
+
+def leave_quarantine(_places: Places, _server: FakeTrillian, _systemd: Systemd) -> None:
+    quarantine.MARK.write_text('{"since": "", "reason": ""}')
 
 
 def leave_mark(_places: Places, _server: FakeTrillian, _systemd: Systemd) -> None:
@@ -309,7 +417,7 @@ def leave_mask(_places: Places, _server: FakeTrillian, systemd: Systemd) -> None
 @pytest.mark.parametrize(
     "past",
     [
-        *(leave_mark, leave_sth, leave_promotion, leave_journal),
+        *(leave_quarantine, leave_mark, leave_sth, leave_promotion, leave_journal),
         *(freeze, convert, leave_mask),
     ],
 )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import yaml
 
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.failover import promote as module
 from sigsum_ops.failover.promote import Request, problems, promote
+from sigsum_ops.failover.ungated import Permit, text
 from sigsum_ops.site import ansible
 
 
@@ -57,7 +60,14 @@ def test_the_playbook_refuses_in_these_words() -> None:
 
 
 def test_the_arguments_are_what_the_playbook_reads(tmp_path: Path) -> None:
-    request = Request("log2", seen=(Path("a b"), tmp_path / "c"), fenced_by="N", fenced_how="x 'y'")
+    request = Request(
+        "log2",
+        seen=(Path("a b"), tmp_path / "c"),
+        fenced_by="N",
+        fenced_how="x 'y'",
+        hsm_out=("log1", "log3"),
+        ungated=Permit("TIME", "M", "a b c"),
+    )
     playbook, option, variables = request.arguments
     assert (playbook, option) == ("sigsum_ops.site.promote", "--extra-vars")
     assert json.loads(variables) == {
@@ -65,6 +75,10 @@ def test_the_arguments_are_what_the_playbook_reads(tmp_path: Path) -> None:
         "seen": [str(Path.cwd() / "a b"), str(tmp_path / "c")],
         "fenced_by": "N",
         "fenced_how": "x 'y'",
+        "hsm_out": "log1,log3",
+        "failover_ungated_until": "TIME",
+        "failover_ungated_by": "M",
+        "failover_ungated_why": "a b c",
     }
 
 
@@ -79,6 +93,12 @@ def test_a_request_that_makes_sense(tmp_path: Path) -> None:
     seen.write_text("")
     Request("log2").check()
     Request("log2", seen=(seen,), fenced_by="a person", fenced_how="pulled its plug").check()
+
+
+def test_a_pulled_hsm_is_attested_too() -> None:
+    with pytest.raises(UsageError, match="--fenced-by says by whom"):
+        Request("log2", hsm_out=("log1",)).check()
+    Request("log2", fenced_by="N", fenced_how="x", hsm_out=("log1",)).check()
 
 
 @pytest.mark.parametrize("name", ["missing", "."])
@@ -122,6 +142,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
 
 
 REQUEST = Request("log2", inventory=Path("x"))
+UNSAID = {"target": "log2", "why": "", "warnings": [], "problems": [], "promoted": False}
 
 
 def test_checked_confirmed_and_promoted(played: Played) -> None:
@@ -134,7 +155,7 @@ def test_checked_confirmed_and_promoted(played: Played) -> None:
         return " log2\n"
 
     result = promote(REQUEST, check=False, confirm=confirm)
-    assert result == {"target": "log2", "problems": [], "promoted": True}
+    assert result == {**UNSAID, "promoted": True}
     assert playbook.calls == [(*REQUEST.arguments, "--check"), REQUEST.arguments]
     assert [inventory for inventory, _ in playbook.outputs] == [Path("x")] * 2
     assert playbook.outputs[0][1] is None  # its problems are read
@@ -159,6 +180,49 @@ def never(_text: str) -> str:
     raise AssertionError
 
 
+CHOICE = {"candidate": "log3", "why": "the best of two", "warnings": ["a witness is silent"]}
+
+
+def picked(choice: dict[str, Any]) -> str:
+    """As ansible-playbook prints what a task says."""
+    said = json.dumps({"msg": choice}, indent=4)
+    return f'ok: [log1] => {{\n    "changed": false\n}}\nok: [log3] => {said}\nPLAY RECAP ***\n'
+
+
+def test_what_was_picked_and_confirmed_is_promoted(played: Played) -> None:
+    """And not what would be picked when the machines are looked at again."""
+    playbook = played((0, picked(CHOICE)), (0, picked({**CHOICE, "candidate": "log2"})))
+    asked: list[str] = []
+
+    def confirm(text: str) -> str:
+        asked.append(text)
+        return "log3"
+
+    result = promote(Request(), check=False, confirm=confirm)
+    assert (result["target"], result["promoted"]) == ("log3", True)
+    first, second = (json.loads(call[2]) for call in playbook.calls)
+    assert ("target" in first, second["target"]) == (False, "log3")
+    for words in ("log3 is the best of two", "warning: a witness is silent", "Type log3"):
+        assert words in asked[0]
+
+
+def test_what_was_picked_is_told_where_it_is_refused(played: Played) -> None:
+    played((2, picked(CHOICE) + REFUSED))
+    result = promote(Request(), check=True, confirm=never)
+    assert (result["target"], result["problems"]) == ("log3", REASONS)
+
+
+def test_the_playbook_says_its_choice_as_it_is_read() -> None:
+    plays = yaml.safe_load((Path(__file__).parents[2] / "playbooks/promote.yml").read_text())
+    (said,) = (
+        task["ansible.builtin.debug"]["msg"]
+        for play in plays
+        for task in play.get("tasks", [])
+        if "candidate" in str(task.get("ansible.builtin.debug"))
+    )
+    assert set(said) == set(CHOICE)
+
+
 def test_a_refusal_is_the_result_and_nobody_is_asked(played: Played) -> None:
     playbook = played((2, REFUSED))
     result = promote(REQUEST, check=False, confirm=never)
@@ -170,7 +234,7 @@ def test_a_refusal_is_the_result_and_nobody_is_asked(played: Played) -> None:
 def test_a_check_ends_after_the_checks(played: Played) -> None:
     playbook = played((0, ""))
     result = promote(REQUEST, check=True, confirm=never)
-    assert result == {"target": "log2", "problems": [], "promoted": False}
+    assert result == UNSAID
     assert len(playbook.calls) == 1
 
 
@@ -193,3 +257,39 @@ def test_a_request_without_sense_contacts_no_machine(played: Played) -> None:
     with pytest.raises(UsageError):
         promote(Request("log2", fenced_by="a person"), check=True, confirm=None)
     assert playbook.calls == []
+
+
+def until(hours: float) -> str:
+    return text(datetime.now(UTC) + timedelta(hours=hours))
+
+
+@pytest.mark.parametrize(
+    "permit",
+    [
+        Permit("tomorrow", "N", "a b c"),
+        Permit(until(-1), "N", "a b c"),
+        Permit(until(169), "N", "a b c"),
+        Permit(until(1), "", "a b c"),
+        Permit(until(1), "N", "because"),
+        Permit("", "N", "a b c"),
+    ],
+)
+def test_a_permit_that_cannot_be_given_contacts_no_machine(played: Played, permit: Permit) -> None:
+    playbook = played()
+    with pytest.raises(UsageError, match=r"^--ungated-until: "):
+        promote(Request("log2", ungated=permit), check=True, confirm=None)
+    assert playbook.calls == []
+
+
+def test_who_confirms_is_told_what_the_permit_means(played: Played) -> None:
+    played((0, ""))
+    asked: list[str] = []
+
+    def confirm(text: str) -> str:
+        asked.append(text)
+        return ""
+
+    permit = Permit(until(1), "N", "a b c")
+    with pytest.raises(UsageError, match="nothing was changed"):
+        promote(Request("log2", ungated=permit), check=False, confirm=confirm)
+    assert f"Until {permit.until} what it acknowledges is on no other machine" in asked[0]

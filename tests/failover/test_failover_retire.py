@@ -8,14 +8,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from sigsum_ops.backup import quarantine
 from sigsum_ops.errors import OpsError
 from sigsum_ops.failover import retire as module
 from sigsum_ops.failover import units
-from sigsum_ops.failover.adopt import Places
+from sigsum_ops.failover.adopt import NotAdopted, Places
+from sigsum_ops.log import trillian
 from tests.failover.systemd import Systemd
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -52,6 +54,9 @@ class Machine:
         self.mark.write_text("by a person")
         self.passphrase = root / "etc/hsm-passphrase"
         self.passphrase.write_text("secret")
+        self.quarantine = root / "etc/quarantined.json"
+        self.quarantine.write_text("a backup")
+        monkeypatch.setattr(quarantine, "MARK", self.quarantine)
         self.tables = "the log's"
         self.steps: list[str] = []
         self.kill: tuple[int, bool] | None = None
@@ -115,6 +120,7 @@ class Machine:
         assert [path.name for path in self.oracle.iterdir()] == ["uses"]
         assert self.tables == ""
         assert not self.mark.exists()
+        assert not self.quarantine.exists()
         assert self.systemd.running == set()
         found = {path.name for path in self.systemd.directory.iterdir() if not path.is_symlink()}
         assert found == set(UNITS)  # none is masked, all are back
@@ -126,6 +132,7 @@ class Machine:
 KEPT = {f"sigsum-log-{name}": text for name, text in STATE.items()}
 KEPT |= {f"sigsum-oracle-{name}": text for name, text in JOURNAL.items()}
 KEPT["etc-fenced.json"] = "by a person"
+KEPT["sigsum-quarantined.json"] = "a backup"
 
 
 @pytest.fixture
@@ -145,12 +152,69 @@ def test_it_stops_before_it_forgets_and_starts_nothing_before_the_end(machine: M
     order = [step for step in machine.steps if step in ("move", "drop", "daemon-reload", "disable")]
     assert order == [
         "daemon-reload",  # masked
-        *["move"] * len(KEPT),
+        *["move"] * (len(KEPT) - 1),
         "drop",
+        "move",  # the mark of what was restored
         "daemon-reload",  # and not any more
         "disable",
     ]
     assert machine.steps.index("stop") < machine.steps.index("move")
+
+
+class Tree:
+    """Trillian, with one tree."""
+
+    def __init__(self, kind: str, state: str = "ACTIVE") -> None:
+        self.kind, self.state = kind, state
+
+    def get_tree(self, tree_id: int) -> trillian.Tree:
+        assert tree_id == 7
+        return trillian.Tree(tree_id, self.kind, self.state, "", deleted=False)
+
+
+@pytest.fixture
+def begun(machine: Machine) -> Machine:
+    """A secondary of which the promotion came as far as its record."""
+    shutil.rmtree(machine.oracle)
+    for path in (machine.mark, machine.quarantine, *machine.places.state.iterdir()):
+        path.unlink()
+    machine.places.tree_id.write_text("tree-id=7\n")
+    machine.places.promotion.write_text("{}")
+    machine.systemd.install(*units.SECONDARY)
+    units.mask(units.SECONDARY)
+    return machine
+
+
+def test_a_promotion_is_given_up(begun: Machine) -> None:
+    secondary = cast("trillian.Trillian", Tree("PREORDERED_LOG"))
+    assert not begun.systemd.start(units.SECONDARY[0])
+    assert module.abandon(secondary, begun.places)
+    assert [path.name for path in begun.places.state.iterdir()] == ["tree-id"]
+    assert not begun.passphrase.exists()
+    assert begun.systemd.start(units.SECONDARY[0])
+    assert units.SECONDARY[0] not in begun.systemd.running
+    assert not module.abandon(secondary, begun.places)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "has_sth"),
+    [
+        ("LOG", "ACTIVE", False),
+        ("LOG", "FROZEN", False),
+        ("PREORDERED_LOG", "FROZEN", False),
+        ("PREORDERED_LOG", "ACTIVE", True),
+    ],
+)
+def test_what_may_be_a_primary_is_not_given_up(
+    begun: Machine, kind: str, state: str, has_sth: bool
+) -> None:
+    if has_sth:
+        begun.places.sth.touch()
+    with pytest.raises(NotAdopted, match="may be a primary's"):
+        module.abandon(cast("trillian.Trillian", Tree(kind, state)), begun.places)
+    assert begun.places.promotion.exists()
+    assert begun.passphrase.exists()
+    assert not begun.systemd.start(units.SECONDARY[0])
 
 
 def test_again_there_is_nothing_to_put_aside(machine: Machine) -> None:
@@ -209,6 +273,7 @@ def test_interrupted_at_each_step_and_run_again(tmp_path: Path) -> None:
                 machine = Machine(directory, patch)
                 with pytest.raises(Killed):
                     machine.retire(0, (index, after))
+                assert machine.quarantine.exists() or not machine.tables
                 if machine.tables:  # it has its past: nothing of a primary may start
                     machine.systemd.boot()
                     assert not machine.systemd.running & set(module.PRIMARY_ONLY)

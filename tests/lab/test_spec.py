@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.lab import spec
 from sigsum_ops.lab.spec import Network
+from sigsum_ops.site.inventory import Problem, problems
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -43,7 +45,7 @@ def test_the_committed_inventory_finds_the_state_directory(
 
 
 def test_every_log_machine_says_its_part_and_address() -> None:
-    content = spec.inventory(spec.MACHINES, Network(7), "/state")
+    content = spec.inventory(spec.select(None), Network(7), "/state")
     machines = content["all"]["children"]["log_machines"]["hosts"]
     assert machines["log1"] == {
         "ansible_host": "10.33.7.11",
@@ -56,6 +58,17 @@ def test_every_log_machine_says_its_part_and_address() -> None:
         "log_server_internal_address"
         not in (content["all"]["children"]["clients"]["hosts"]["client1"])
     )
+
+
+def test_a_third_log_machine_is_there_only_when_it_is_asked_for() -> None:
+    assert "log3" not in [machine.name for machine in spec.select(None)]
+    machines = spec.select(["log1", "log2", "log3"])
+    content = spec.inventory(machines, Network(7), "/state")
+    hosts = content["all"]["children"]["log_machines"]["hosts"]
+    assert {its["log_server_gating_secondary"] for its in hosts.values()} == {"log2"}
+    assert problems(hosts, {"log_machines": list(hosts)}, {}) == [
+        Problem(name, "log_server_public_key", "is not set", ANY) for name in hosts
+    ]
 
 
 def test_addresses_are_unique_and_alike_in_all_families() -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from plugins.modules.machine_facts import parse_sources, parse_units, running, written
+from plugins.modules.machine_facts import (
+    parse_sources,
+    parse_units,
+    running,
+    ungated_until,
+    written,
+)
 
 DEB822 = """\
 # a comment
@@ -128,3 +134,16 @@ def test_a_file_from_the_future_does_not_restart_its_service_for_ever(tmp_path: 
     unit.touch()
     os.utime(unit, (time.time() + 3600, time.time() + 3600))
     assert written({"x": {"FragmentPath": str(unit)}}) == {"x": 0}
+
+
+@pytest.mark.parametrize(
+    ("line", "until"),
+    [
+        ("ungated_until = 2026-11-23T12:00:00Z", "2026-11-23T12:00:00Z"),
+        ("ungated_until=2026-11-23T12:00:00Z # once", "2026-11-23T12:00:00Z"),
+        ("# ungated_until = 2026-11-23T12:00:00Z", ""),
+        ("", ""),
+    ],
+)
+def test_until_when_the_log_goes_on_alone(line: str, until: str) -> None:
+    assert ungated_until(f'[log]\ntrillian = "x:1"\n{line}\n[hsm]\n') == until

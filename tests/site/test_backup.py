@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -487,6 +489,100 @@ def test_a_damaged_mark_is_still_one(place: Path, text: str) -> None:
     with pytest.raises(OpsError) as caught:
         quarantine.read_mark()
     assert "docs/backups.md" in (caught.value.hint or "")
+
+
+# --- How it ends --------------------------------------------------------------------------------
+
+
+class Host:
+    """In place of systemd and MariaDB: what was called, and how many leaves wait each time."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch, *waiting: int) -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.waiting = list(waiting)
+        self.time = 0.0
+        self.bar = place / "system/trillian-log-signer.service.d/10-quarantine.conf"
+        self.bar.parent.mkdir(parents=True, exist_ok=True)
+        self.bar.write_text("[Unit]\n")
+        monkeypatch.setattr(quarantine, "UNITS_DIRECTORY", place / "system")
+        monkeypatch.setattr(subprocess, "run", self.run)
+
+    def run(self, argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        self.calls.append(tuple(argv[:3]))
+        said = ""
+        if argv[0] == "mariadb":
+            assert "--execute=SELECT COUNT(*) FROM Unsequenced" in argv
+            said = f"{self.waiting.pop(0) if len(self.waiting) > 1 else self.waiting[0]}\n"
+        return subprocess.CompletedProcess(argv, 0, said, "")
+
+    def integrate(self) -> list[Seen]:
+        def sleep(seconds: float) -> None:
+            self.time += seconds
+
+        return quarantine.integrate(wait=5, clock=lambda: self.time, sleep=sleep)
+
+
+def test_a_proven_tree_is_finished_and_then_released(
+    place: Path, trillian: FakeTrillian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trillian.trees = {1: FakeTree(1, leaves=LEAVES[:12])}
+    prove(place, trillian, head(10))
+    host = Host(place, monkeypatch, 3, 1, 0)
+    seen = host.integrate()
+    assert [(item.head, item.source) for item in seen] == [
+        (head(12), str(place / "quarantined.json")),
+        (head(10), str(place / "seen0")),
+        (head(7), str(place / "restored/var/lib/sigsum-log/sth")),
+    ]
+    assert not host.bar.exists()
+    assert host.calls[:2] == [
+        ("systemctl", "daemon-reload"),
+        ("systemctl", "start", "trillian-log-signer.service"),
+    ]
+    assert host.time == 1.0
+    assert kept(place)["proof"]["size"] == 12  # the log and the oracle are barred still
+    quarantine.lift()
+    assert not (place / "quarantined.json").exists()
+    record = json.loads((place / "restored/quarantined.json").read_text())
+    assert record["proof"]["size"] == 12
+    assert record["lifted"]
+    host.calls.clear()
+    assert host.integrate() == []  # run again, it finds nothing to do
+    quarantine.lift()
+    assert host.calls == []
+
+
+def test_leaves_that_are_not_integrated_are_waited_for_and_said(
+    place: Path, trillian: FakeTrillian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trillian.trees = {1: FakeTree(1, leaves=LEAVES[:12])}
+    prove(place, trillian, head(12))
+    host = Host(place, monkeypatch, 7)
+    with pytest.raises(OpsError, match="7 leaves are not in the tree after 5 s"):
+        host.integrate()
+    assert (place / "quarantined.json").exists()
+    host.waiting = [0]
+    assert len(host.integrate()) == 3
+
+
+@pytest.mark.parametrize("proof", [{}, {"proof": None}])
+def test_a_tree_that_is_not_proven_is_not_touched(
+    place: Path, monkeypatch: pytest.MonkeyPatch, proof: dict[str, None]
+) -> None:
+    (place / "quarantined.json").write_text(json.dumps({**kept(place), **proof}))
+    host = Host(place, monkeypatch, 0)
+    with pytest.raises(OpsError, match="not proven"):
+        host.integrate()
+    assert host.bar.exists()
+    assert host.calls == []
+
+
+def test_the_playbook_bars_what_the_program_calls_barred() -> None:
+    text = (Path(__file__).parents[2] / "playbooks/restore.yml").read_text()
+    barred = re.findall(r"- path: /etc/systemd/system/(\S+)\.d/(\S+)$", text, re.M)
+    assert barred == [(unit, quarantine.BAR) for unit in quarantine.UNITS]
+    assert text.count(str(quarantine.MARK)) == 1  # and by its variable in each of them
+    assert text.count("PathExists=!{{ __restore_mark }}") == 2
 
 
 def test_seen_heads_are_compared_once_each(trillian: FakeTrillian) -> None:

@@ -99,7 +99,8 @@ def prove(
     """Prove that what was restored is ahead of every tree head that is given.
 
     Exits 0 where it is, with size and root; 1 where it is behind or another history, with how far;
-    75 where Trillian does not say. The outcome is kept in /etc/sigsum/quarantined.json.
+    75 where Trillian does not say. The outcome is kept in /etc/sigsum/quarantined.json: without
+    it the machine is not promoted.
 
     Example: sigsum-ops backup prove --seen get-tree-head.answer --seen message.proof
     """

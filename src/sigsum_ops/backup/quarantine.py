@@ -4,6 +4,9 @@ The mark (/etc/sigsum/quarantined.json) keeps the log, the oracle and Trillian's
 starting: each of their units asks for its absence, by a drop-in that playbooks/restore.yml puts
 there first. Trillian's signer is among them since it would go on with the leaves that waited when
 the backup was made, in an order of its own: the tree would be no prefix of the published one.
+
+Only a promotion ends it, and only of a tree that is proven: ``integrate`` before the tree becomes
+a primary's, ``lift`` after. Re-seeding ends it too, by emptying the machine.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,24 +28,33 @@ from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.failover.seen import Seen, Uncovered, read, uncovered
 from sigsum_ops.log import archive
 from sigsum_ops.log.keys import PublicKey
-from sigsum_ops.log.statefiles import parse_tree_id, read_if_there, write_durably
+from sigsum_ops.log.statefiles import (
+    parse_tree_id,
+    read_if_there,
+    sync_directory,
+    write_durably,
+)
 from sigsum_ops.log.treehead import TreeHead
 from sigsum_ops.log.trillian import TreeNotFound, TreeNotInitialised, Trillian, retry
 
 MARK = Path("/etc/sigsum/quarantined.json")
 LOG_KEY = Path("/etc/sigsum/log.pub")
 RESTORED = Path("/var/lib/sigsum-restored")  # the files, under their own paths
-TREE_ID = "var/lib/sigsum-log/tree-id"
+TREE_ID = Path("/var/lib/sigsum-log/tree-id")
+UNITS_DIRECTORY = Path("/etc/systemd/system")
+BAR = "10-quarantine.conf"  # of each of UNITS, in its directory of drop-ins
 # Signed before the database was read.
 OWN_HEADS = ("var/lib/sigsum-log/sth", "var/lib/sigsum-archive/heads")
 SERVER = "trillian-log-server.service"
+SIGNER = "trillian-log-signer.service"
 # What must not run, in the order in which it is stopped.
 UNITS = (
     "sigsum-log-primary.service",
     "sigsum-log-secondary.service",
     "sigsum-oracle.service",
-    "trillian-log-signer.service",
+    SIGNER,
 )
+INTEGRATE_FOR = 60.0  # seconds; what waits is what a log is given in one interval
 EXIT_CANNOT_TELL = 75  # EX_TEMPFAIL of sysexits.h
 
 
@@ -76,8 +89,7 @@ def _quarantined() -> dict[str, Any]:
             hint="Only playbooks/restore.yml restores; it first asks whether it may.",
         )
     for unit in UNITS:
-        asked = ["systemctl", "show", "--value", "--property=ActiveState", unit]
-        state = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        state = _systemctl("show", "--value", "--property=ActiveState", unit).strip()
         if state not in ("inactive", "failed"):
             raise OpsError(
                 f"{unit} is {state} on a machine in quarantine",
@@ -106,7 +118,7 @@ def restore(
             there, the backup is another log's, or not all of it can be restored.
     """
     mark = _quarantined()
-    if "restored" not in mark and (trees := _trees()):
+    if "restored" not in mark and (trees := _count("Trees")):
         raise OpsError(
             f"the database holds {trees} tree{'s' * (trees > 1)} that no restore has put there",
             hint="A restore goes into an empty database. If this one is not needed:"
@@ -119,10 +131,14 @@ def restore(
     _write_mark(mark)
     say(f"restoring backup {backup}")
     _restore_files(restic, backup)
-    tree_id = parse_tree_id((RESTORED / TREE_ID).read_bytes())
-    subprocess.run(["systemctl", "stop", SERVER], check=True)
+    tree_file = (RESTORED / TREE_ID.relative_to("/")).read_bytes()
+    tree_id = parse_tree_id(tree_file)
+    _systemctl("stop", SERVER)
     _restore_database(restic, backup)
-    subprocess.run(["systemctl", "start", SERVER], check=True)
+    _systemctl("start", SERVER)
+    # The log's; a promotion finds the tree by it.
+    owner = TREE_ID.parent.stat()
+    write_durably(TREE_ID, tree_file, owner=(owner.st_uid, owner.st_gid))
     mark["restored"] = {
         "snapshot": backup.database.id,
         "host": backup.database.host,
@@ -133,9 +149,9 @@ def restore(
     return mark
 
 
-def _trees() -> int:
-    """How many trees Trillian's database has."""
-    query = "SELECT COUNT(*) FROM Trees"
+def _count(table: str) -> int:
+    """How many rows a table of Trillian's database has."""
+    query = f"SELECT COUNT(*) FROM {table}"  # noqa: S608 - the names are in this file
     done = subprocess.run(
         ["mariadb", "--batch", "--skip-column-names", f"--execute={query}", DATABASE_NAME],
         capture_output=True,
@@ -177,6 +193,13 @@ def _restore_database(restic: Restic, backup: Backup) -> None:
         _sql(f"DROP DATABASE {DATABASE_NAME}; CREATE DATABASE {DATABASE_NAME}")
         reason = (loaded.stderr if loaded.returncode else said).decode(errors="replace").strip()
         raise OpsError(f"the database of backup {backup} could not be restored: {reason}")
+
+
+def _systemctl(*arguments: str) -> str:
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OpsError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _sql(statements: str) -> None:
@@ -225,8 +248,7 @@ def prove(
             "no tree head is given: an empty list would prove nothing",
             hint="--seen FILE: an answer to get-tree-head, an sth file, a proof, or an archive.",
         )
-    kept = [path for name in OWN_HEADS if (path := RESTORED / name).exists()]
-    own = [seen for path in kept for seen in _heads(path, key)]
+    own = kept(key)
     _write_mark({**mark, "proof": None})
 
     def judge() -> dict[str, Any]:
@@ -236,6 +258,89 @@ def prove(
     proof = retry(judge, wait=wait, say=say)
     _write_mark({**mark, "proof": proof})
     return proof
+
+
+def kept(key: PublicKey) -> list[Seen]:
+    """The tree heads that the log had signed when the backup was made."""
+    paths = [path for name in OWN_HEADS if (path := RESTORED / name).exists()]
+    return [seen for path in paths for seen in _heads(path, key)]
+
+
+def proven(mark: dict[str, Any] | None) -> list[Seen]:
+    """What a tree in quarantine was when it was last proven, and what it was compared with.
+
+    Raises:
+        OpsError: the mark is damaged.
+    """
+    proof = (mark or {}).get("proof")
+    if not proof:
+        return []
+    try:
+        return [
+            Seen(TreeHead(int(item["size"]), bytes.fromhex(item["root_hash"])), str(item["source"]))
+            for item in ({**proof, "source": str(MARK)}, *proof["ahead_of"])
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise OpsError(f"{MARK}: damaged: {error!r}", hint=f"See {PROCEDURE}.") from error
+
+
+def integrate(
+    *,
+    wait: float = INTEGRATE_FOR,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Seen]:
+    """Have Trillian's signer finish a tree that is proven; nothing else may start yet.
+
+    A backup is of one instant, and leaves waited then. After a tree that is ahead of everything
+    that was published they may come in any order. Without a quarantine nothing is done.
+
+    Args:
+        wait: seconds for the signer.
+        clock: seconds.
+        sleep: takes seconds.
+
+    Returns:
+        What the tree was proven to be and to extend.
+
+    Raises:
+        OpsError: the tree is not proven, or leaves wait still; it can be run again.
+    """
+    mark = read_mark()
+    if mark is None:
+        return []
+    if not mark.get("proof"):
+        raise OpsError(
+            f"{MARK}: what was restored here is not proven ahead of what was published",
+            hint="sigsum-ops backup prove --seen FILE",
+        )
+    (UNITS_DIRECTORY / f"{SIGNER}.d" / BAR).unlink(missing_ok=True)
+    _systemctl("daemon-reload")
+    _systemctl("start", SIGNER)
+    end = clock() + wait
+    while waiting := _count("Unsequenced"):
+        if clock() >= end:
+            raise OpsError(
+                f"{waiting} leaves are not in the tree after {wait:.0f} s",
+                hint=f"Does {SIGNER} run? Its log says what keeps it from integrating.",
+            )
+        sleep(0.5)
+    return proven(mark)
+
+
+def lift() -> None:
+    """End the quarantine of a tree that is a primary's now; the mark is kept beside the files.
+
+    What barred the units is left where it is: it asks for the mark only.
+    """
+    mark = read_mark()
+    if mark is None:
+        return
+    record = {**mark, "lifted": datetime.now(UTC).isoformat(timespec="seconds")}
+    RESTORED.mkdir(mode=0o700, exist_ok=True)
+    write_durably(RESTORED / MARK.name, (json.dumps(record, indent=2) + "\n").encode())
+    MARK.unlink()
+    sync_directory(MARK.parent)
 
 
 def _heads(path: Path, key: PublicKey) -> list[Seen]:

@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sigsum_ops.backup import quarantine
 from sigsum_ops.errors import OpsError
-from sigsum_ops.failover import database, units
+from sigsum_ops.failover import database, ungated, units
 from sigsum_ops.failover.adopt import Places
-from sigsum_ops.failover.seen import Seen, read, uncovered
+from sigsum_ops.failover.seen import Seen, parse_signed, read, uncovered
+from sigsum_ops.hsm.oracle import config
 from sigsum_ops.hsm.oracle.journal import Journal
-from sigsum_ops.log import archive
+from sigsum_ops.log import archive, guard, policy
 from sigsum_ops.log.evidence import parse_promotion
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.statefiles import parse_tree_id
-from sigsum_ops.log.treehead import TreeHead
+from sigsum_ops.log.treehead import SignedTreeHead, TreeHead
 from sigsum_ops.log.trillian import Trillian
 
 T = TypeVar("T")
 
 ORACLE = Path("/var/lib/sigsum-oracle")
+ORACLE_CONFIG = config.DEFAULT_PATH
+CONFIG = guard.DEFAULT_CONFIG
 ARCHIVE = Path("/var/lib/sigsum-archive/heads")
 NODE_KEY = Path("/etc/sigsum/node-key.pub")
+GATED_BY = Path("/etc/sigsum/secondary.pub")
 POLICY = Path("/etc/sigsum/policy")
 
 
@@ -56,18 +63,25 @@ def look(
 
     signed = [item for item in (attempt(part, doubts) for part in _signed(log_key, places)) if item]
     published = attempt(lambda: _published(log_key), doubts) or []
+    mark = attempt(quarantine.read_mark, doubts)
+    proven = attempt(lambda: quarantine.proven(mark), doubts) or []
+    if mark is not None:
+        published += attempt(lambda: quarantine.kept(log_key), doubts) or []
     shown = units.show((*units.PRIMARY, *units.SECONDARY))
-    tree = attempt(lambda: _tree(trillian, places, [*known, *signed, *published]))
+    tree = attempt(lambda: _tree(trillian, places, [*known, *signed, *published, *proven]))
     return {
         "units": shown,
         "parts": parts(shown),
+        "primary_runs": _runs(shown.get("sigsum-log-primary.service")),
         "fenced": units.read_mark(),
+        "quarantine": mark,
         "stopped": units.stopped({name: shown[name] for name in units.PRIMARY if name in shown}),
         "tree": tree,
         "signed": [_seen(item) for item in signed],
         "published": [_seen(item) for item in published],
         "split_views": [str(path) for path in archive.evidence(ARCHIVE)],
-        "promises": [_seen(item) for item in signed] + _copied(tree),
+        # What was restored was not copied from the primary.
+        "promises": [_seen(item) for item in signed] + (_copied(tree) if mark is None else []),
         "to_retire": _to_retire(shown, tree, signed, places),
         "doubts": doubts,
         "has_tree_id": places.tree_id.exists(),
@@ -75,9 +89,10 @@ def look(
         "has_startup": places.startup.exists(),
         "has_latch": (ORACLE / "latch").exists(),
         "promoted": attempt(lambda: _promoted(places)),
-        "node_key": attempt(lambda: PublicKey.parse(NODE_KEY.read_text()).hex)
-        if NODE_KEY.exists()
-        else None,
+        "node_key": attempt(lambda: _key(NODE_KEY)),
+        "gated_by": attempt(lambda: _key(GATED_BY)),
+        "permit": attempt(_permit),
+        "replicated": attempt(_replicated),
         "has_policy": POLICY.exists(),
         "free_mb": shutil.disk_usage(places.state).free >> 20 if places.state.exists() else None,
         "time": time.time(),
@@ -101,6 +116,7 @@ def _to_retire(
     """Whether the machine must forget its tree before it can be a secondary."""
     return (
         units.MARK.exists()
+        or quarantine.MARK.exists()
         or bool(signed)
         or places.sth.exists()
         or places.promotion.exists()
@@ -116,8 +132,43 @@ def parts(shown: dict[str, dict[str, str]]) -> list[str]:
         for part in ("primary", "secondary")
         if (unit := shown.get(f"sigsum-log-{part}.service"))
         and unit["LoadState"] != "masked"
-        and (unit["UnitFileState"] == "enabled" or unit["ActiveState"] in ("active", "activating"))
+        and (unit["UnitFileState"] == "enabled" or _runs(unit))
     ]
+
+
+def witnesses(
+    log_key: PublicKey, places: Places, given: Iterable[SignedTreeHead]
+) -> list[dict[str, Any]]:
+    """What each witness of the policy has cosigned, asked with the last tree head that is known.
+
+    Args:
+        log_key: the log's.
+        places: the machine's state.
+        given: tree heads from elsewhere, verified.
+
+    Raises:
+        UsageError: the policy cannot be read.
+    """
+    # Its HTTP library takes as long to load as a whole look does.
+    from sigsum_ops.failover import witness
+
+    if not POLICY.exists():
+        return []
+    signed = list(given)
+    with suppress(OpsError, OSError):  # ``look`` tells what cannot be read
+        signed += archive.seen(ARCHIVE, log_key)
+    with suppress(OpsError, OSError):
+        signed.append(parse_signed(places.sth.read_bytes(), str(places.sth), log_key))
+    answers = witness.ask(policy.load(POLICY).witnesses, witness.latest(signed), log_key)
+    return [asdict(answer) for answer in answers]
+
+
+def _key(path: Path) -> str | None:
+    return PublicKey.parse(path.read_text()).hex if path.exists() else None
+
+
+def _runs(unit: Mapping[str, str] | None) -> bool:
+    return unit is not None and unit["ActiveState"] in ("active", "activating")
 
 
 def _signed(log_key: PublicKey, places: Places) -> list[Callable[[], Seen | None]]:
@@ -162,6 +213,18 @@ def _promoted(places: Places) -> dict[str, Any] | None:
     if not places.promotion.exists():
         return None
     return _json(parse_promotion(places.promotion.read_bytes()).head)
+
+
+def _permit() -> str:
+    """Until when the oracle lets the log go on alone; empty where it does not."""
+    role = config.load(ORACLE_CONFIG).role if ORACLE_CONFIG.exists() else None
+    until = role.ungated_until if isinstance(role, config.LogRole) else None
+    return ungated.text(until) if until else ""
+
+
+def _replicated() -> bool:
+    """Whether the log, as primary, waits for a secondary."""
+    return CONFIG.exists() and guard.read_config(CONFIG).replicated
 
 
 def _seen(item: Seen) -> dict[str, Any]:

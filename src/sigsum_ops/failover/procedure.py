@@ -73,6 +73,55 @@ def replaced(entries: Iterable[Mapping[str, Any]]) -> set[str]:
             # Noted before it is done: from then on the others are not the primary any more.
             found |= {str(name) for name in entry.get("reason", {}).get("replaced", [])}
             found.discard(host)
-        elif step in ("retire", "unfence") and entry.get("done"):
+        elif step in ("retire", "follow", "unfence") and entry.get("done"):
             found.discard(host)
+        elif step == "abandon" and entry.get("done"):
+            found -= {str(name) for name in entry.get("reason", {}).get("replaced", [])}
+    return found
+
+
+def adopted(entries: Iterable[Mapping[str, Any]], target: str) -> str:
+    """The machine, beside ``target``, whose tree may have been made a primary's last; or none."""
+    found: list[str] = []
+    for entry in entries:
+        step, host = entry.get("step"), str(entry.get("host"))
+        if step == "adopt" and host != target:
+            found.append(host)
+        elif step == "abandon" and entry.get("done"):
+            while found and found[-1] == host:
+                found.pop()
+    return found[-1] if found else ""
+
+
+def unfinished(entries: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """Step and machine of what was begun, and neither done nor said to have failed since.
+
+    A machine that has followed is a good secondary, whatever else was begun on it before.
+    """
+    found: set[tuple[str, str]] = set()
+    for entry in entries:
+        step, host = str(entry.get("step")), str(entry.get("host"))
+        found.discard((step, host))
+        if step == "follow" and entry.get("done"):
+            found = {other for other in found if other[1] != host}
+        elif not entry.get("done") and "failed" not in entry:
+            found.add((step, host))
+    return found
+
+
+def permits(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The machines that may go on alone, and until when; over or not.
+
+    One that was allowed again, for a shorter time, counts until the longest: nobody knows from here
+    when its oracle has taken that in. It ends once the machine was seen to wait for a secondary, or
+    to be one.
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        step, host = entry.get("step"), str(entry.get("host"))
+        if step == "allow":
+            until = str(entry.get("reason", {}).get("until", ""))
+            found[host] = max(found.get(host, ""), until)
+        elif step in ("gate", "abandon", "retire", "follow") and entry.get("done"):
+            found.pop(host, None)
     return found

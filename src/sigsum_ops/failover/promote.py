@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.failover.ungated import Permit
 from sigsum_ops.site import ansible
 
 PLAYBOOK = "sigsum_ops.site.promote"
@@ -18,22 +21,28 @@ NOTHING_CHANGED = "Nothing was changed."  # how a refusal of the playbook begins
 
 @dataclass(frozen=True)
 class Request:
-    """What the operator wants, and attests."""
+    """What the operator wants, and attests. Without a target the best machine is picked."""
 
-    target: str
+    target: str = ""
     inventory: Path | None = None
     seen: tuple[Path, ...] = ()
     fenced_by: str = ""
     fenced_how: str = ""
+    hsm_out: tuple[str, ...] = ()
+    ungated: Permit = field(default_factory=Permit)
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """For ``ansible-playbook``."""
         variables = {
-            "target": self.target,
+            **({"target": self.target} if self.target else {}),
             "seen": [str(path.absolute()) for path in self.seen],
             "fenced_by": self.fenced_by,
             "fenced_how": self.fenced_how,
+            "hsm_out": ",".join(self.hsm_out),
+            "failover_ungated_until": self.ungated.until,
+            "failover_ungated_by": self.ungated.by,
+            "failover_ungated_why": self.ungated.why,
         }
         return (PLAYBOOK, "--extra-vars", json.dumps(variables))
 
@@ -44,6 +53,12 @@ class Request:
                 raise UsageError(f"--seen {path}: no such file")
         if bool(self.fenced_by) != bool(self.fenced_how):
             raise UsageError("--fenced-by and --fenced-how go together: who, and in words how")
+        if self.hsm_out and not self.fenced_by:
+            raise UsageError("--hsm-out says that a HSM was pulled; --fenced-by says by whom")
+        try:
+            self.ungated.check(datetime.now(UTC))
+        except UsageError as error:
+            raise UsageError(f"--ungated-until: {error.message}", hint=error.hint) from error
 
 
 def promote(
@@ -57,7 +72,8 @@ def promote(
         confirm: asks a person, who answers with the target's name; None: nobody is asked.
 
     Returns:
-        ``target``, ``problems`` (why nothing was changed) and ``promoted``.
+        ``target``, ``why`` it was picked, ``warnings``, ``problems`` (why nothing was changed) and
+        ``promoted``.
 
     Raises:
         UsageError: the request makes no sense, or the person did not confirm.
@@ -72,13 +88,25 @@ def promote(
         raise OpsError(
             f"the checks could not be made:\n{checked.stdout[-3000:]}{checked.stderr[-1000:]}"
         )
-    result = {"target": request.target, "problems": list(found), "promoted": False}
+    choice = chosen(checked.stdout)
+    result = {
+        "target": choice.get("candidate", request.target),
+        "why": choice.get("why", ""),
+        "warnings": choice.get("warnings", []),
+        "problems": list(found),
+        "promoted": False,
+    }
     if found or check:
         return result
+    # What was confirmed, and not what would be picked by then.
+    request = replace(request, target=result["target"])
     if confirm is not None:
+        until = request.ungated.until
+        alone = f" Until {until} what it acknowledges is on no other machine." if until else ""
+        said = "".join(f"{line}\n" for line in lines(result))
         answer = confirm(
-            f"{request.target} will be the primary from now on, and the old one never again as it"
-            f" is. Type {request.target} to go on"
+            f"{said}{request.target} will be the primary from now on, and the old one never again"
+            f" as it is.{alone} Type {request.target} to go on"
         )
         if answer.strip() != request.target:
             raise UsageError("not confirmed; nothing was changed")
@@ -93,13 +121,30 @@ def promote(
     return {**result, "promoted": True}
 
 
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """What a person should know of the choice."""
+    why = [f"{result['target']} is {result['why']}"] if result["why"] else []
+    return [*why, *(f"warning: {text}" for text in result["warnings"])]
+
+
 def problems(output: str) -> Sequence[str]:
     """The reasons in what the playbook said, empty where it did not refuse."""
-    for answer in output.split("FAILED! => ")[1:]:
-        try:
-            message = str(json.JSONDecoder().raw_decode(answer)[0].get("msg", ""))
-        except ValueError:  # another task's, in another form
-            continue
-        if message.startswith(NOTHING_CHANGED):
-            return [line for line in message.splitlines()[1:] if line.strip()]
+    for said in _said(output, "FAILED! => "):
+        if str(said).startswith(NOTHING_CHANGED):
+            return [line for line in str(said).splitlines()[1:] if line.strip()]
     return []
+
+
+def chosen(output: str) -> dict[str, Any]:
+    """What the playbook said of the machine that would be promoted, empty where it did not."""
+    for said in _said(output, "] => "):
+        if isinstance(said, dict) and "candidate" in said:
+            return said
+    return {}
+
+
+def _said(output: str, mark: str) -> Iterator[Any]:
+    """The messages of tasks, whose results ansible-playbook prints in JSON after the mark."""
+    for answer in output.split(mark)[1:]:
+        with suppress(ValueError):  # another task's, in another form
+            yield json.JSONDecoder().raw_decode(answer)[0].get("msg", "")

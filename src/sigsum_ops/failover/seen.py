@@ -14,7 +14,7 @@ from pathlib import Path
 from sigsum_ops.errors import UsageError
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.merkle import ProofError, verify_consistency
-from sigsum_ops.log.treehead import TreeHead, parse_cosigned_tree_head
+from sigsum_ops.log.treehead import SignedTreeHead, TreeHead, parse_cosigned_tree_head
 from sigsum_ops.log.trillian import Trillian
 
 
@@ -38,6 +38,11 @@ class Uncovered:
 
 
 def parse(data: bytes, source: str, log_key: PublicKey) -> Seen:
+    """``parse_signed``, without the signature once it is verified."""
+    return Seen(parse_signed(data, source, log_key).head, source)
+
+
+def parse_signed(data: bytes, source: str, log_key: PublicKey) -> SignedTreeHead:
     """Read a signed tree head: log-go's sth file, an answer to get-tree-head, or a proof.
 
     A proof of logging (sigsum-go's doc/sigsum-proof.md) has the tree head as its second part.
@@ -58,7 +63,7 @@ def parse(data: bytes, source: str, log_key: PublicKey) -> Seen:
         raise UsageError(f"{source}: {error.message}") from error
     except ProofError as error:
         raise UsageError(f"{source}: not signed by the log {log_key.hash}") from error
-    return Seen(signed.head, source)
+    return signed
 
 
 def read(path: Path, log_key: PublicKey) -> Seen:

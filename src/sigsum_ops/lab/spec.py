@@ -24,12 +24,16 @@ _NETWORKS = 256
 
 @dataclass(frozen=True)
 class Machine:
-    """One host of a lab. ``index`` is the last number of its addresses."""
+    """One host of a lab. ``index`` is the last number of its addresses.
+
+    ``optional``: only in a lab that was asked for with it.
+    """
 
     name: str
     index: int
     group: str
     host_vars: Mapping[str, str | int] = field(default_factory=dict)
+    optional: bool = False
 
 
 # Serial numbers as in inventories/lab/hsm-plan.yml.
@@ -42,6 +46,13 @@ MACHINES = (
         12,
         "log_machines",
         {"log_server_role": "secondary", "rehearsal_hsm_serial": 90000004},
+    ),
+    Machine(
+        "log3",
+        13,
+        "log_machines",
+        {"log_server_role": "secondary", "rehearsal_hsm_serial": 90000006},
+        optional=True,
     ),
     Machine("client1", 21, "clients"),
 )
@@ -89,10 +100,14 @@ def check_name(name: str) -> str:
 
 
 def select(names: Sequence[str] | None) -> list[Machine]:
-    """The machines called ``names``, or all; raise UsageError for a name that is not known."""
+    """The machines called ``names``, or all that are not optional.
+
+    Raises:
+        UsageError: a name that is not known, or none.
+    """
     known = {machine.name: machine for machine in MACHINES}
     if names is None:
-        return list(MACHINES)
+        return [machine for machine in MACHINES if not machine.optional]
     if unknown := [name for name in names if name not in known]:
         raise UsageError(
             f"the lab has no host {', '.join(map(repr, unknown))}",
@@ -158,11 +173,15 @@ def ssh_options(directory: str) -> list[str]:
 def inventory(machines: Iterable[Machine], network: Network, lab_state: str) -> dict[str, Any]:
     """The Ansible inventory; ``lab_state`` is the state directory, or a template for it."""
     groups: dict[str, dict[str, Any]] = {}
+    machines = list(machines)
+    secondaries = [m.name for m in machines if m.host_vars.get("log_server_role") == "secondary"]
     for machine in machines:
         address = network.address(machine.index)
         host_vars: dict[str, Any] = {"ansible_host": address, **machine.host_vars}
         if machine.group == "log_machines":
             host_vars["log_server_internal_address"] = address
+            if len(secondaries) > 1:
+                host_vars["log_server_gating_secondary"] = secondaries[0]
         groups.setdefault(machine.group, {"hosts": {}})["hosts"][machine.name] = host_vars
     arguments = " ".join(f"-o '{option}'" for option in ssh_options("{{ lab_state }}"))
     return {
@@ -189,7 +208,7 @@ def default_inventory() -> str:
     env = "lookup('ansible.builtin.env', '{}')"
     base = f"({env.format('XDG_STATE_HOME')} or {env.format('HOME')} ~ '/.local/state')"
     lab_state = "{{ " + base + f" ~ '/sigsum-ops/lab/{DEFAULT_NAME}' }}}}"
-    return inventory_text(inventory(MACHINES, Network(0), lab_state))
+    return inventory_text(inventory(select(None), Network(0), lab_state))
 
 
 def state_root(environ: Mapping[str, str]) -> Path:

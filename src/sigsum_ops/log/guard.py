@@ -119,6 +119,11 @@ class Config:
     trillian: str
     replication: tuple[str, ...]  # those of its two settings that are set
 
+    @property
+    def replicated(self) -> bool:
+        """Whether log-go waits for a secondary."""
+        return self.replication == _REPLICATION
+
 
 @dataclass(frozen=True)
 class LocalState:
@@ -343,7 +348,7 @@ def check_replication(config: Config, log_key: PublicKey, oracle: Path, now: dat
         oracle: the oracle's configuration, where the permit is.
         now: with its offset.
     """
-    if config.replication == _REPLICATION:
+    if config.replicated:
         return
     if config.replication:
         (there,) = config.replication
