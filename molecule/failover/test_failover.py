@@ -8,19 +8,29 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from resources.support import EPHEMERAL, Ansible, Run, add_leaves, eventually, http
+from resources.support import EPHEMERAL, Ansible, Run, add_leaves, eventually, http, submit
 from testinfra.host import Host
 
+from sigsum_ops.failover import ungated
+from sigsum_ops.failover.procedure import journal, permits, read
 from sigsum_ops.lab import drill
 from sigsum_ops.lab.lab import Lab
+from sigsum_ops.lab.rehearsal import Rehearsal
 from sigsum_ops.log.api import ApiError, LogClient
+from sigsum_ops.log.keys import PublicKey, load_public_key
 from sigsum_ops.log.loadgen import prepare
+from sigsum_ops.log.merkle import verify_consistency
+from sigsum_ops.log.treehead import TreeHead
+from sigsum_ops.site.runbook import commands
 
 PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 STATE = "/var/lib/sigsum-log"
+METRICS = "/var/lib/sigsum-oracle/metrics.prom"
 # As converge.yml has it, for the playbooks that the drill runs.
 VARIABLES = ("log_server_interval=2s", f"controller_package_dir={EPHEMERAL / 'packages'}")
 # The promise is 60 s and 15 s on an idle machine; other scenarios run beside this one.
@@ -137,12 +147,16 @@ def test_what_somebody_has_seen_must_be_this_logs(ansible: Ansible, tmp_path: Pa
 
 
 def test_a_primary_that_cannot_be_seen_must_be_attested(
-    ansible: Ansible, lab: Lab, log1: Host
+    ansible: Ansible, lab: Lab, log1: Host, tmp_path: Path
 ) -> None:
     lab.kill("log1")
     try:
         assert "not-fenced: log1 does not answer" in refused(ansible, "log2")
         assert "not-fenced" in refused(ansible, "log2", fenced_by="me", fenced_how="done")
+        # The page's own first command, as it is printed.
+        page = Rehearsal(lab, tmp_path, {}, inventory=EPHEMERAL / "inventory")
+        look = replace(page.scene("promote", 0)[0], when=None)
+        assert list(commands.rehearse([look], page)) == [look]
     finally:
         lab.start("log1")
     eventually(
@@ -231,13 +245,98 @@ def accepts(address: str) -> bool:
     return asyncio.run(once())
 
 
+def head(address: str) -> TreeHead | None:
+    """What a log publishes; None where it does not answer."""
+
+    async def ask() -> TreeHead | None:
+        async with LogClient(address, timeout=2) as client:
+            with suppress(ApiError):
+                return (await client.get_tree_head()).signed.head
+        return None
+
+    return asyncio.run(ask())
+
+
+def extends(address: str, old: TreeHead) -> bool:
+    """Whether what a log publishes is proven to extend a tree head."""
+
+    async def ask() -> bool:
+        async with LogClient(address, timeout=5) as client:
+            new = (await client.get_tree_head()).signed.head
+            path = await client.get_consistency_proof(old.size, new.size)
+        verify_consistency(old.size, old.root, new.size, new.root, path)
+        return True
+
+    return asyncio.run(ask())
+
+
+def test_alone_until_a_secondary_is_there(
+    ansible: Ansible, lab: Lab, log1: Host, log2: Host, client1: Host
+) -> None:
+    """Nobody sees what becomes of the old primary; back, it can only repeat what it had signed."""
+    key = load_public_key(lab.state / "log-key.pub")
+    noted = journal(key.hash)
+    cut = next(death for death in drill.DEATHS if death.name == "network cut")
+    until = ungated.text(datetime.now(UTC) + timedelta(hours=1))
+    permit = {"until": until, "by": "a test", "why": "to see it work"}
+    asked = {f"failover_ungated_{name}": value for name, value in permit.items()}
+    cut.strike(lab, "log2")
+    attested = {"fenced_by": "a test", "fenced_how": "its network is cut"}
+    run = procedure(ansible, "promote", "log1", **attested, **asked)
+    assert run.ok, run.output
+    assert "It goes on alone until" in run.text
+    # What a user has is proven, so it was acknowledged with 200.
+    submit(client1)
+    assert "\nsigsum_oracle_ungated 1\n" in log1.file(METRICS).content_string
+    assert permits(read(noted)) == {"log1": until}
+    assert [entry["reason"] for entry in read(noted) if entry["step"] == "allow"][-1] == permit
+
+    cut.back(lab, "log2")
+    eventually(lambda: head(url(log2)) is not None, seconds=60, what="the old primary is back")
+    last = head(url(log2))
+    assert last is not None
+    add_leaves(url(log2), 5)
+    eventually(
+        lambda: tree_size(ansible, "log2", key) > last.size, seconds=30, what="its tree has grown"
+    )
+    # Its oracle would sign that: it extends what it has signed. The log does not ask, for its
+    # secondary is gone.
+    fetching = "journalctl --unit sigsum-log-primary --boot | grep 'tree head from secondary'"
+    eventually(lambda: log2.run(fetching).succeeded, seconds=10, what="it has tried to go on")
+    # Meanwhile several of its intervals pass.
+    wrong = ansible.playbook("--limit", "log1")
+    assert not wrong.ok
+    assert not any(wrong.changed.values())
+    assert f"lets the log go on alone until {until}" in wrong.text
+    assert "ungated-permit: log1 may sign without a secondary until" in refused(ansible, "log2")
+    assert head(url(log2)) == last
+    assert extends(url(log1), last)
+
+    again = procedure(ansible, "reseed", "log2")
+    assert again.ok, again.output
+    assert "The permit to go on alone has ended" in again.text
+    assert permits(read(noted)) == {}
+    assert not log1.file("/etc/sigsum/oracle.toml").contains("ungated_until")
+    assert log1.file("/etc/sigsum/config.toml").contains("^secondary-url")
+    submit(client1)
+    assert extends(url(log1), last)
+
+
+def tree_size(ansible: Ansible, machine: str, key: PublicKey) -> int:
+    """How large a machine's tree is, signed or not."""
+    looked = ansible.module(machine, "sigsum_ops.site.failover", step="look", log_key=key.ssh)
+    return int(looked["found"]["tree"]["size"])
+
+
 def test_failovers(lab: Lab) -> None:
-    """The primary dies under load, the controller too; nothing is lost, one history remains."""
-    result = drill.failover(drill.Plan(3, "c", VARIABLES), lab=lab, tell=print)
+    """The primary dies under load, the controller too; nothing is lost, one history remains.
+
+    By this seed the disk is full, the power cut and all processes killed; the new primary dies in
+    the first promotion, the controller in the second re-seeding, and nothing more in the third.
+    """
+    result = drill.failover(drill.Plan(3, "5974", VARIABLES), lab=lab, tell=print)
     assert result["split_views"] == 0, result
     assert result["lost_leaves"] == 0, result
     assert all(run["acknowledged"] for run in result["runs"])
-    undisturbed = [
-        run["seconds_to_sign"] for run in result["runs"] if run["controller_killed_after"] is None
-    ]
+    undisturbed = [run["seconds_to_sign"] for run in result["runs"] if not run["struck"]]
     assert max(undisturbed, default=0) <= SECONDS_TO_SIGN, result

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import shlex
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +19,7 @@ from aiohttp.test_utils import TestServer
 
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.lab import drill
+from sigsum_ops.lab.controller import Controller, Moment, Strike, never
 from sigsum_ops.lab.drill import DEATHS, FENCED, Load, Plan, Run, lines
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log.api import LogClient
@@ -224,6 +228,86 @@ async def test_the_moments_of_a_new_primary(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(log.leaves) == 1
 
 
+# What dies beside the old primary
+
+
+class Struck(Controller):
+    """Playbooks of five steps, and what was done, in its order."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        machine = SimpleNamespace(
+            kill=lambda name: self.done.append(f"kill {name}"),
+            start=lambda name: self.done.append(f"start {name}"),
+        )
+        super().__init__(cast("Lab", machine))
+
+    async def run(
+        self,
+        playbook: str,
+        target: str,
+        *arguments: str,
+        strike: Strike = never,
+        runs_for: float = 0.5,
+    ) -> Moment | None:
+        assert drill.STEP[0] <= runs_for <= drill.STEP[1]
+        for number in range(1, 6):
+            if strike(moment := Moment(f"step {number}", ended=True)):
+                self.done.append(f"{playbook} {target} died")
+                return moment
+        self.done.append(" ".join((playbook, target, *arguments)))
+        return None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the real one is frozen
+
+
+@pytest.mark.parametrize(
+    ("second", "number", "done"),
+    [
+        ("", 3, []),
+        ("controller", 3, ["promote log2 died"]),
+        ("controller and new primary", 3, ["promote log2 died", "kill log2", "start log2"]),
+        ("controller", 6, ["promote log2 -e x"]),  # it was over before
+    ],
+)
+async def test_a_procedure_that_was_struck_is_run_again(
+    monkeypatch: pytest.MonkeyPatch, second: str, number: int, done: list[str]
+) -> None:
+    monkeypatch.setattr(drill, "SETTLE", 0.0)
+    controller, run = Struck(), Run("log1", "log2", "power cut")
+    rng = cast(
+        "random.Random",
+        SimpleNamespace(randrange=lambda _n: number - 1, uniform=lambda low, _high: low),
+    )
+    await drill._struck(controller, rng, second, run, "promote", "log2", "-e", "x")
+    assert controller.done == [*done, "promote log2 -e x"]
+    died = bool(second) and number < 6
+    assert run.struck == ([f"{second} in promote as «step 3» ended"] if died else [])
+
+
+@pytest.mark.parametrize("phase", drill.PHASES, ids=lambda phase: phase.name)
+def test_it_dies_in_the_phase_that_was_chosen(phase: drill.Phase) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def execute(host: str, argv: list[str], **_: float) -> SimpleNamespace:
+        asked.append((host, argv[-1]))
+        return SimpleNamespace(returncode=0)
+
+    drill._await_phase(cast("Lab", SimpleNamespace(exec=execute)), phase, "old", "new")
+    if not phase.watch:
+        assert asked == []
+        return
+    ((host, script),) = asked
+    assert host == ("old" if phase.on_primary else "new")
+    # Really waits for a change, and not for ever.
+    changing = script.replace(shlex.quote(phase.watch)[1:-1], "date +%s")
+    begun = time.time()
+    subprocess.run(["sh", "-ec", changing], check=True, timeout=5)
+    assert int(begun) < int(time.time())
+    assert script.startswith("timeout 10 ")
+
+
 # The plan and the result
 
 
@@ -242,14 +326,6 @@ def test_deaths_have_names_and_those_that_do_not_answer_are_attested() -> None:
     assert len({death.name for death in DEATHS}) == len(DEATHS)
     assert {death.reachable for death in DEATHS} == {False, True}
     assert any(word.startswith("fenced_by=") for word in FENCED)
-
-
-def test_a_command_names_playbook_target_and_variables(tmp_path: Path) -> None:
-    lab = cast("Lab", SimpleNamespace(inventory=tmp_path))
-    command = drill._command(Plan(variables=("a=b",)), lab, "promote", "log2", *FENCED)
-    expected = ["sigsum_ops.site.promote", "-e", "target=log2", "-e", "a=b", *FENCED]
-    assert command[-len(expected) :] == expected
-    assert str(tmp_path) in command
 
 
 def finished(**fields: Any) -> Run:
@@ -275,11 +351,12 @@ def drilled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Drilled:
         ) -> Run:
             return runs[n]
 
+        async def play(_self: Controller, name: str, target: str) -> None:
+            played.append((name, target))
+
         monkeypatch.setattr(drill, "load_public_key", lambda _path: None)
         monkeypatch.setattr(drill, "_run", run)
-        monkeypatch.setattr(
-            drill, "_play", lambda _plan, _lab, name, target: played.append((name, target))
-        )
+        monkeypatch.setattr(Controller, "run", play)
         lab = SimpleNamespace(hosts=lambda: {"log1": "", "log2": ""}, state=tmp_path)
         out = tmp_path / "result.json"
         result = drill.failover(Plan(len(runs)), lab=cast("Lab", lab), out=out)

@@ -1,11 +1,12 @@
 """``sigsum-ops drill failover``: the primary dies under load, again and again, and nothing is lost.
 
 In each run leaves are submitted until the log acknowledges them with 200, the primary dies in one
-way or another at a moment that the seed chooses, the secondary is promoted by playbooks/promote.yml
-(killed in its middle in half of the runs, and run again), and the old primary comes back and is
-re-seeded by playbooks/reseed.yml. From outside it is seen that what the new primary publishes
-extends what the old one had published, that it contains every leaf acknowledged with 200, and that
-the old primary, back from the dead, signs nothing new.
+way or another at a moment that the seed chooses (as it signs, as the secondary copies, or at any
+time), the secondary is promoted by playbooks/promote.yml, and the old primary comes back and is
+re-seeded by playbooks/reseed.yml. Either procedure may be struck at a step: the controller dies, or
+with it the machine that is being promoted; then it is run again. From outside it is seen that what
+the new primary publishes extends what the old one had published, that it contains every leaf
+acknowledged with 200, and that the old primary, back from the dead, signs nothing new.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import asyncio
 import json
 import os
 import random
-import signal
-import subprocess
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.lab.controller import Controller, at
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log import merkle
 from sigsum_ops.log.api import ApiError, LogClient
@@ -32,7 +33,6 @@ from sigsum_ops.log.keys import PublicKey, load_public_key
 from sigsum_ops.log.loadgen import Heads, Prepared, Tell, following, prepare, spread
 from sigsum_ops.log.merkle import ProofError
 from sigsum_ops.log.treehead import SignedTreeHead
-from sigsum_ops.site import ansible
 
 MACHINES = ("log1", "log2")
 PORT = 6965
@@ -40,8 +40,10 @@ RATE = 20.0  # leaves per second
 CLIENTS = 4
 # The load lasts so long before the primary dies, in seconds.
 LOADED = (4.0, 12.0)
-# A controller that dies does so this long after the promotion began, in seconds.
-CONTROLLER = (4.0, 40.0)
+# Of how many moments one is chosen at which a procedure is struck. Where it has fewer, it may live.
+MOMENTS = {"promote": 30, "reseed": 70}
+STEP = (0.1, 1.5)  # a step may be struck while it runs if it takes longer than so many seconds
+SETTLE = 10.0  # seconds after a machine's boot until somebody looks at it
 PATIENCE = 120.0  # seconds for a log to answer, sign or publish
 FENCED = ("-e", "fenced_by=drill", "-e", "fenced_how='the drill has cut it off'")
 _UNITS = "sigsum-log-primary sigsum-oracle trillian-log-signer trillian-log-server mariadb"
@@ -55,6 +57,16 @@ class Death:
     strike: Callable[[Lab, str], None]
     back: Callable[[Lab, str], None]
     reachable: bool
+    before: Callable[[Lab, str], None] = lambda _lab, _host: None  # what it takes, done beforehand
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What goes on as a primary dies: from one change to the next of what ``watch`` prints."""
+
+    name: str
+    on_primary: bool = True
+    watch: str = ""
 
 
 def _sh(script: str) -> Callable[[Lab, str], None]:
@@ -83,6 +95,27 @@ def _start(lab: Lab, host: str) -> None:
     lab.start(host)
 
 
+# A file system of its own for the database, so small that it can be filled, and back.
+_SMALL_DISK = """
+systemctl stop mariadb
+mv /var/lib/mysql /var/lib/mysql.drill
+install -d -o mysql -g mysql -m 0755 /var/lib/mysql
+size=$(du -sm /var/lib/mysql.drill | cut -f 1)
+mount -t tmpfs -o size=$((size + 64))m,uid=mysql,gid=mysql,mode=0755 drill /var/lib/mysql
+cp -a /var/lib/mysql.drill/. /var/lib/mysql
+systemctl start mariadb trillian-log-server trillian-log-signer sigsum-oracle sigsum-log-primary
+"""
+_LARGE_DISK = """
+rm -f /var/lib/mysql/filler
+systemctl stop mariadb
+rm -rf /var/lib/mysql.drill/*
+cp -a /var/lib/mysql/. /var/lib/mysql.drill
+umount /var/lib/mysql
+rmdir /var/lib/mysql
+mv /var/lib/mysql.drill /var/lib/mysql
+systemctl start mariadb
+"""
+
 DEATHS = (
     Death("power cut", _power, _start, reachable=False),
     Death(
@@ -99,7 +132,27 @@ DEATHS = (
         reachable=True,
     ),
     Death("log stopped", _sh("systemctl stop sigsum-log-primary"), _nothing, reachable=True),
+    Death(
+        "its database's disk full",
+        _sh("! dd if=/dev/zero of=/var/lib/mysql/filler bs=64k 2>/dev/null"),
+        _sh(_LARGE_DISK),
+        reachable=True,
+        before=_sh(_SMALL_DISK),
+    ),
 )
+PHASES = (
+    Phase("at any time"),
+    # The oracle notes what it is about to sign.
+    Phase("as it signs", watch="stat --format=%y%i /var/lib/sigsum-oracle/journal"),
+    Phase(
+        "as the secondary copies",
+        on_primary=False,
+        watch="mariadb --skip-column-names trillian"
+        " --execute='SELECT MAX(SequenceNumber) FROM SequencedLeafData'",
+    ),
+)
+# What dies in a promotion, beside the old primary.
+SECOND = ("", "", "controller", "controller and new primary")
 
 
 @dataclass
@@ -109,7 +162,8 @@ class Run:
     old: str
     new: str
     death: str
-    controller_killed_after: float | None = None
+    phase: str = ""
+    struck: list[str] = field(default_factory=list)  # what died again, in which procedure and when
     acknowledged: int = 0
     lost: int = 0
     seconds_to_sign: float | None = None
@@ -190,7 +244,7 @@ def failover(
         )
     if runs[-1].new != MACHINES[0]:
         tell(f"handing over to {MACHINES[0]}")
-        _play(plan, lab, "handover", MACHINES[0])
+        asyncio.run(Controller(lab, plan.variables).run("handover", MACHINES[0]))
     result = {
         "runs": [asdict(run) for run in runs],
         "split_views": sum(len(run.violations) for run in runs),
@@ -211,18 +265,20 @@ async def _run(
     addresses = lab.hosts()
     old = await _primary(addresses, key)
     new = next(name for name in MACHINES if name != old)
-    death, loaded = rng.choice(DEATHS), rng.uniform(*LOADED)
-    killed = rng.uniform(*CONTROLLER) if rng.random() < 0.5 else None
-    run = Run(old, new, death.name, None if killed is None else round(killed, 1))
+    death, phase, loaded = rng.choice(DEATHS), rng.choice(PHASES), rng.uniform(*LOADED)
+    run = Run(old, new, death.name, phase.name)
+    await asyncio.to_thread(death.before, lab, old)
     load = Load(f"{plan.seed}/{number}/{time.time()}", int(loaded * RATE))
 
     async with LogClient(_url(addresses[old]), timeout=5) as client:
+        await _answers(client)
         heads = Heads(client, key)
         async with following(heads):
             stop = asyncio.Event()
             submitting = asyncio.create_task(load.submit(client, stop))
             await asyncio.sleep(loaded)
-            tell(f"{death.name} of {old}, the primary, at size {heads.size}")
+            await asyncio.to_thread(_await_phase, lab, phase, old, new)
+            tell(f"{death.name} of {old}, the primary, {phase.name}, at size {heads.size}")
             await asyncio.to_thread(death.strike, lab, old)
             dead = time.monotonic()
             stop.set()
@@ -232,10 +288,10 @@ async def _run(
     run.acknowledged = len(load.acknowledged)
 
     attested = () if death.reachable else FENCED
-    promoting = asyncio.to_thread(_promote, plan, lab, new, attested, killed, tell)
+    controller = Controller(lab, plan.variables)
     async with LogClient(_url(addresses[new]), timeout=5) as client:
         watching = asyncio.create_task(_first_signature(client, key, dead, run))
-        await promoting
+        await _struck(controller, rng, rng.choice(SECOND), run, "promote", new, *attested)
         await asyncio.wait_for(watching, PATIENCE)
         heads = Heads(client, key)
         await heads.look()
@@ -244,7 +300,8 @@ async def _run(
 
         await asyncio.to_thread(death.back, lab, old)
         await _repeats_only(client, addresses[old], key, heads, run)
-        await asyncio.to_thread(_play, plan, lab, "reseed", old)
+        second = rng.choice(("", "controller"))
+        await _struck(controller, rng, second, run, "reseed", old)
         run.seconds_to_pair = round(time.monotonic() - dead, 1)
         again = Load(f"{plan.seed}/{number}/again/{time.time()}", 1)
         await asyncio.wait_for(again.submit(client, asyncio.Event()), PATIENCE)
@@ -270,49 +327,50 @@ async def _primary(addresses: Mapping[str, str], key: PublicKey) -> str:
     return found[0]
 
 
-def _promote(
-    plan: Plan, lab: Lab, target: str, attested: tuple[str, ...], killed: float | None, tell: Tell
+def _await_phase(lab: Lab, phase: Phase, old: str, new: str) -> None:
+    """Return as soon as it is that phase, or after some seconds if it does not come."""
+    if phase.watch:
+        changes = f'was=$({phase.watch}); while [ "$({phase.watch})" = "$was" ]; do :; done'
+        _sh(f"timeout 10 sh -c {shlex.quote(changes)} || true")(
+            lab, old if phase.on_primary else new
+        )
+
+
+async def _struck(
+    controller: Controller,
+    rng: random.Random,
+    second: str,
+    run: Run,
+    playbook: str,
+    target: str,
+    *arguments: str,
 ) -> None:
-    """Promote; where the controller dies first, once more."""
-    if killed is not None:
-        process = subprocess.Popen(
-            _command(plan, lab, "promote", target, *attested),
-            env=ansible.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+    """Run a procedure; where something dies in its middle, once more."""
+    number, runs_for = rng.randrange(MOMENTS[playbook]) + 1, rng.uniform(*STEP)
+    if second and (
+        moment := await controller.run(
+            playbook, target, *arguments, strike=at(number), runs_for=runs_for
         )
+    ):
+        run.struck.append(f"{second} in {playbook} {moment}")
+        if second != "controller":
+            await asyncio.to_thread(_power_cycle, controller.lab, target)
+            await asyncio.sleep(SETTLE)  # its database may have to recover
+    await controller.run(playbook, target, *arguments)
+
+
+async def _answers(client: LogClient) -> None:
+    """Wait until a log publishes, which may have been restarted just now."""
+    end = time.monotonic() + PATIENCE
+    while True:
         try:
-            process.wait(killed)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            tell(f"the controller died {killed:.1f} s after it began to promote {target}")
-    _play(plan, lab, "promote", target, *attested)
-
-
-def _play(plan: Plan, lab: Lab, playbook: str, target: str, *arguments: str) -> None:
-    done = subprocess.run(
-        _command(plan, lab, playbook, target, *arguments),
-        env=ansible.environment(ANSIBLE_NOCOLOR="true"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise OpsError(
-            f"playbooks/{playbook}.yml -e target={target} failed:\n{done.stdout[-4000:]}"
-            f"{done.stderr[-1000:]}",
-            hint="The machines are as it left them; run it again when the reason is gone.",
-        )
-
-
-def _command(plan: Plan, lab: Lab, playbook: str, target: str, *arguments: str) -> list[str]:
-    variables = [word for value in (f"target={target}", *plan.variables) for word in ("-e", value)]
-    name = f"sigsum_ops.site.{playbook}"
-    return ansible.command(
-        "ansible-playbook", name, *variables, *arguments, inventory=lab.inventory
-    )
+            await client.get_tree_head()
+        except ApiError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            return
 
 
 async def _first_signature(client: LogClient, key: PublicKey, dead: float, run: Run) -> None:

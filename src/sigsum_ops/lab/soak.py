@@ -47,7 +47,7 @@ _CLIENTS = 8
 _POLL = 0.5
 
 # On the machine, with the package that it has. Without an argument, all faults end.
-_DEVICE = """
+DEVICE_FAULT = """
 import sys
 from sigsum_ops.hsm.rehearsal import clear, strike
 url, faults = "http://127.0.0.1:12345", sys.argv[1:]
@@ -113,7 +113,7 @@ def _unplug(seconds: float) -> Fault:
 
 
 def _device(lab: Lab, *fault: str) -> None:
-    _run(lab, PRIMARY, "python3", "-c", _DEVICE, *fault)
+    _run(lab, PRIMARY, "python3", "-c", DEVICE_FAULT, *fault)
 
 
 def _power(*hosts: str) -> Fault:
