@@ -1,0 +1,70 @@
+"""How long a log takes no leaves, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sigsum_ops.log import writes
+
+if TYPE_CHECKING:
+    from tests.log.conftest import StartLog
+
+
+@pytest.mark.parametrize(
+    ("taken", "longest", "total"),
+    [
+        ([], None, None),
+        ([5.0], 0.0, 0.0),
+        ([1.0, 1.1, 1.9, 2.8], 0.0, 0.0),
+        ([1.0, 1.1, 3.6, 3.7, 5.0], 2.5, 3.8),
+    ],
+)
+def test_gaps_between_leaves_that_were_taken(
+    taken: list[float], longest: float | None, total: float | None
+) -> None:
+    found = writes.report(taken, Counter({"connection": 3}))
+    assert found == {
+        "taken": len(taken),
+        "longest_s": longest,
+        "total_s": total,
+        "errors": {"connection": 3},
+    }
+
+
+async def test_one_leaf_is_submitted_until_the_file_is_gone(
+    start_log: StartLog, tmp_path: Path
+) -> None:
+    log, going = await start_log(), tmp_path / "going"
+    going.touch()
+    watching = asyncio.create_task(writes.watch(log.url, going))
+    async with asyncio.timeout(10):
+        while "ready" not in going.read_text():
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)
+    going.unlink()
+    found = await watching
+    assert found["taken"] >= 3
+    assert found["longest_s"] == 0.0
+    assert log.size == 1
+
+
+async def test_a_log_that_never_answers_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writes, "BEGINNING", 0.3)
+    going = tmp_path / "going"
+    going.touch()
+    watching = asyncio.create_task(writes.watch("http://127.0.0.1:9/", going))
+    async with asyncio.timeout(10):
+        while "ready" not in going.read_text():
+            await asyncio.sleep(0.02)
+    going.unlink()
+    found = await watching
+    assert found["taken"] == 0
+    assert found["longest_s"] is None
+    assert found["errors"]["connection"] >= 1
