@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # The longest first, for those who run several at a time.
 SCENARIOS := site failover log_server signing_oracle trillian yubihsm_connector mariadb base sigsum_tools
 HOURS := 1
+MEASURED = $$(date +%F)-$$(git rev-parse --short HEAD)
 RESULTS := $(CURDIR)/build/results
 PLAYBOOK := $(BIN)/ansible-playbook -i inventories/lab
 
@@ -66,8 +67,11 @@ lock: venv ## Pin the newest allowed dependencies, with hashes
 bench: venv ## Measure upstream's settings and ours side by side on the lab (16 minutes)
 	$(BIN)/sigsum-ops bench
 
-soak: venv ## Break everything on the lab for an hour while it is loaded (HOURS=1)
-	$(BIN)/sigsum-ops soak --hours $(HOURS) --out docs/measurements/soak-$$(date +%F)-$$(git rev-parse --short HEAD).json
+soak: venv ## Break everything on the lab for an hour under load (HOURS=1); 20 failovers, all crashes; type the continuity plan
+	$(BIN)/sigsum-ops soak --hours $(HOURS) --out docs/measurements/soak-$(MEASURED).json
+	$(BIN)/sigsum-ops drill failover -n 20 --out docs/measurements/drill-$(MEASURED).json
+	$(BIN)/sigsum-ops drill crashes --out docs/measurements/crashes-$(MEASURED).json
+	@$(MAKE) --no-print-directory scenario-runbook
 
 clean: ## Remove what was built; the lab stays (sigsum-ops lab down)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,14 +14,18 @@ string says how they are tried::
 ``ask``      words in capitals, with commas, that the person replaces by what was shown before
 ===========  =======================================================================================
 
-A block of output is ``text``. There is no third kind.
+A block of ``text`` after it is what it prints: each line of it is a line of the block's output, in
+this order, and ``…`` stands for anything. There is no third kind.
+
+A *scene* is what follows from a ``when=`` to the next: commands that need each other, in one
+situation. What a lab cannot do is no command: a sentence that begins with NOT_REHEARSED.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sigsum_ops.errors import OpsError, UsageError
@@ -33,21 +37,26 @@ CONTROLLER = "controller"
 PLACES = (CONTROLLER, "primary", "secondary", "client")
 SITUATIONS: Mapping[str, str] = {
     "healthy": "both machines serve and agree",
+    "practice": "both machines serve and agree, on a lab",
+    "handing-over": "both serve and agree, and the secondary's passphrase is at the controller",
     "primary-dead": "the primary's power is cut",
     "promoted": "the secondary was promoted; the former primary is fenced and back on the network",
     "secondary-new": "the secondary has been installed anew, with nothing of the log on it",
     "database-away-primary": "the primary's MariaDB cannot be started",
+    "database-back": "it can be started again, and nothing was promoted meanwhile",
     "database-away-secondary": "the secondary's MariaDB cannot be started",
     "quarantine": "the secondary is new, nothing signs, and there is a backup",
     "restored": "a backup is in quarantine on the secondary, and proven ahead of all that was seen",
-    "upgradable": "a newer package of this project is built",
+    "upgradable": "the machines have an older package of this project",
     "refused": "the primary's tree-id file is lost, and the start guard has refused",
     "hsm-away": "the primary's YubiHSM is pulled",
+    "hsm-replaced": "the secondary has another YubiHSM, and the inventory says so",
     "latched": "the oracle has latched, and the tree that was signed is back in place",
     "journal-damaged": "the oracle's journal has a damaged line in its middle",
     "audit-unknown": "the archive of the audit has a gap",
     "audit-damaged": "the archive of the audit has a damaged line in its middle",
 }
+NOT_REHEARSED = "Not rehearsed in the lab:"
 _KEYS = {"on", "when", "exit", "ask"}
 _WORD = re.compile(r"[A-Z][A-Z0-9-]*")
 
@@ -63,13 +72,19 @@ class Block:
     when: str | None
     exit: int
     asks: tuple[str, ...]
+    prints: str = ""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command with the site's values in it, at a line of a page."""
+    """One command with the site's values in it, at a line of a page.
+
+    ``block`` is the line at which its block begins, ``prints`` what all of the block has printed
+    once its last command has ended.
+    """
 
     place: str
+    block: int
     line: int
     text: str
     on: str
@@ -77,6 +92,7 @@ class Command:
     when: str | None
     exit: int
     asks: tuple[str, ...]
+    prints: tuple[str, ...] = ()
 
 
 class Rehearsal(Protocol):
@@ -92,26 +108,30 @@ class Rehearsal(Protocol):
         """What stands for a word in capitals in the command, after ``said`` by the one before."""
 
 
-def blocks(page: Page) -> Iterator[Block]:
+def blocks(page: Page) -> list[Block]:
     """The blocks of commands of a page.
 
     Raises:
         OpsError: a block does not say how it is tried.
     """
-    first = True
+    found: list[Block] = []
     for token in pages.parser().parse(page.text):
+        if token.type not in ("code_block", "fence"):
+            continue
+        assert token.map is not None  # noqa: S101 - every block has its lines
+        line = token.map[0] + 1
         if token.type == "code_block":
-            assert token.map is not None  # noqa: S101 - every block has its lines
-            raise OpsError(
-                f"{page.place}:{token.map[0] + 1}: an indented block", hint="Fence it: ```sh on=…"
-            )
-        if token.type == "fence" and token.info.split() != ["text"]:
-            assert token.map is not None  # noqa: S101
-            block = _block(page, token.map[0] + 1, token.info, token.content)
-            if first and block.when is None:
-                raise OpsError(f"{page.place}:{block.line}: the page's first block has no when=")
-            first = False
-            yield block
+            raise OpsError(f"{page.place}:{line}: an indented block", hint="Fence it: ```sh on=…")
+        if token.info.split() == ["text"]:
+            if not found or found[-1].prints:
+                raise OpsError(f"{page.place}:{line}: a block of output, and nothing printed it")
+            found[-1] = replace(found[-1], prints=token.content)
+            continue
+        block = _block(page, line, token.info, token.content)
+        if not found and block.when is None:
+            raise OpsError(f"{page.place}:{line}: the page's first block has no when=")
+        found.append(block)
+    return found
 
 
 def extract(sources: Iterable[Page], site: Site) -> list[Command]:
@@ -121,13 +141,24 @@ def extract(sources: Iterable[Page], site: Site) -> list[Command]:
     ]
 
 
+def scenes(commands: Iterable[Command]) -> list[list[Command]]:
+    """The commands in their order, cut where a situation is made."""
+    found: list[list[Command]] = []
+    for command in commands:
+        if command.when is not None:
+            found.append([])
+        found[-1].append(command)
+    return found
+
+
 def rehearse(commands: Sequence[Command], site: Rehearsal) -> Iterator[Command]:
     """Type the commands one after the other, as a person at the pages would; yields each tried.
 
     Raises:
         OpsError: a command ended otherwise than its page says; with what it printed.
     """
-    said = ""
+    said = printed = ""
+    block = None
     for command in commands:
         if command.when is not None:
             site.arrange(command.when)
@@ -135,12 +166,27 @@ def rehearse(commands: Sequence[Command], site: Rehearsal) -> Iterator[Command]:
         for word in command.asks:
             text = site.answer(command, word, said).join(re.split(rf"\b{word}\b", text))
         status, said = site.run(command, text)
+        printed = f"{printed}\n{said}" if (command.place, command.block) == block else said
+        block = (command.place, command.block)
+        wrong, shown = "", printed
         if status != command.exit:
-            raise OpsError(
-                f"{command.place}:{command.line}: exit status {status}, not {command.exit}:"
-                f" {text}\n{said}"
-            )
+            wrong = f"exit status {status}, not {command.exit}"
+            shown = said
+        elif missing := _missing(command.prints, printed):
+            wrong = f"it does not print {missing!r} there"
+        if wrong:
+            raise OpsError(f"{command.place}:{command.line}: {wrong}: {text}\n{shown}")
         yield command
+
+
+def _missing(wanted: Iterable[str], printed: str) -> str:
+    """The first of the wanted lines that is not printed after those before it; empty if all are."""
+    lines = iter(printed.splitlines())
+    for line in wanted:
+        pattern = re.compile(".*".join(re.escape(part) for part in line.split("…")))
+        if not any(pattern.fullmatch(each.strip()) for each in lines):
+            return line
+    return ""
 
 
 def _block(page: Page, line: int, info: str, text: str) -> Block:
@@ -168,16 +214,22 @@ def _block(page: Page, line: int, info: str, text: str) -> Block:
     return Block(page, line, text, settings["on"], when, int(settings.get("exit", "0")), asks)
 
 
-def _commands(block: Block, site: Site) -> Iterator[Command]:
-    when = block.when
+def _commands(block: Block, site: Site) -> list[Command]:
+    found: list[Command] = []
+    host = None if block.on == CONTROLLER else site.host(block.on)
     for line, text in _lines(block):
         filled = pages.fill(block.page, text, site, line)
         if "\n" in filled.replace("\\\n", ""):
             raise UsageError(f"{block.page.place}:{line}: a value of several lines in a command")
         asks = tuple(word for word in block.asks if re.search(rf"\b{word}\b", filled))
-        host = None if block.on == CONTROLLER else site.host(block.on)
-        yield Command(block.page.place, line, filled, block.on, host, when, block.exit, asks)
-        when = None
+        when = None if found else block.when
+        place = block.page.place
+        found.append(
+            Command(place, block.line, line, filled, block.on, host, when, block.exit, asks)
+        )
+    prints = pages.fill(block.page, block.prints, site, block.line).split("\n")
+    found[-1] = replace(found[-1], prints=tuple(line.strip() for line in prints if line.strip()))
+    return found
 
 
 def _lines(block: Block) -> Iterator[tuple[int, str]]:

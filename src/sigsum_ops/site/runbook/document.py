@@ -31,7 +31,7 @@ _TEMPLATE = "page.html.j2"
 # Printed with the plan, since a lost device wants it; its blocks have a test of their own.
 _APPENDIX = REPOSITORY / "docs/ceremonies/custody.md"
 _TREE = "the-decision-tree"
-_LIBRARIES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
+LIBRARIES = ("libpango-1.0-0", "libpangoft2-1.0-0", "libharfbuzz-subset0")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def pdf(page: str) -> bytes:
     except (ImportError, OSError) as error:
         raise OpsError(
             f"the HTML is written, the PDF is not: {str(error).splitlines()[0]}",
-            hint=f"apt-get install {_LIBRARIES}, or print the HTML from a browser.",
+            hint=f"apt-get install {' '.join(LIBRARIES)}, or print the HTML from a browser.",
         ) from error
     document: bytes = HTML(string=page).write_pdf()
     return document
@@ -179,11 +179,13 @@ def _fence(
 
     token, site = tokens[index], environment["site"]
     on = re.search(r"\bon=(\S+)", token.info)
-    caption = ""
+    kind = caption = ""
     if on:
         place = "controller" if on[1] == commands.CONTROLLER else f"{site.host(on[1])}, as root"
         caption = f"<figcaption>on {'the ' * (place == 'controller')}{escape(place)}</figcaption>"
-    return f"<figure>{caption}<pre><code>{escape(token.content)}</code></pre></figure>\n"
+    elif token.info.split() == ["text"]:
+        kind, caption = ' class="prints"', "<figcaption>prints</figcaption>"
+    return f"<figure{kind}>{caption}<pre><code>{escape(token.content)}</code></pre></figure>\n"
 
 
 def _retarget(token: Token, page: Page, anchors: dict[Path, str]) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.hsm import plan as plans
+from sigsum_ops.lab.spec import DEFAULT_NAME
 from sigsum_ops.log import policy
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.site import ansible
@@ -26,6 +27,7 @@ from sigsum_ops.site.runbook import MEASUREMENTS, REPOSITORY
 # What pages and this module use of a host.
 VARIABLES = (
     "ansible_host",
+    "lab_state",
     "log_server_role",
     "log_server_internal_address",
     "log_server_gating_secondary",
@@ -148,6 +150,8 @@ def model(
     policy_file = shared.get("log_server_policy_file")
     return {
         "inventory": str(inventory),
+        # The lab to practise in: the inventory's own, where it is one's.
+        "lab": Path(shared.get("lab_state", DEFAULT_NAME)).name,
         "primary": primary,
         "secondary": secondary,
         "secondaries": secondaries,
