@@ -34,7 +34,8 @@ def _documents() -> list[Path]:
 
 
 def _targets() -> set[str]:
-    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+    return named | {f"scenario-{path.parent.name}" for path in ROOT.glob("molecule/*/molecule.yml")}
 
 
 def _unknown_verb(words: list[str]) -> str | None:
