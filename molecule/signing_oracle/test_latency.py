@@ -99,4 +99,4 @@ def test_the_oracle_adds_milliseconds(log: Log, log1: Host) -> None:
         for share in (0.5, 0.99)
     }
     print(numbers)  # shown by pytest -s, or when it fails
-    assert numbers["oracle_0.5_ms"] - numbers["device_0.5_ms"] < 20
+    assert numbers["oracle_0.5_ms"] - numbers["device_0.5_ms"] < 50

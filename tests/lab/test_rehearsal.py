@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from sigsum_ops.lab import rehearsal
-from sigsum_ops.lab.rehearsal import ANSWERS, ARRANGE, BRIEF
+from sigsum_ops.lab.rehearsal import ANSWERS, ARRANGE
 from sigsum_ops.site.runbook import PAGES, commands, facts, pages
 from sigsum_ops.site.runbook.commands import NOT_REHEARSED, SITUATIONS, Command
 
 ROOT = Path(__file__).parents[2]
-SITE, FAILOVER = ROOT / "molecule/site/tests", ROOT / "molecule/failover"
 RUNBOOK = ROOT / "molecule/runbook"
 # What no lab can do, by page. Whoever adds to it has found no way to try it.
 NOT_IN_A_LAB = {
@@ -38,31 +37,28 @@ def found() -> list[Command]:
 
 def test_each_situation_can_be_brought_about() -> None:
     assert ARRANGE.keys() == SITUATIONS.keys()
-    assert set(SITUATIONS) > BRIEF
 
 
 def test_each_word_in_capitals_is_answered(found: list[Command]) -> None:
     assert {word for command in found for word in command.asks} == ANSWERS.keys()
 
 
-def test_the_scenarios_type_every_command_once(found: list[Command]) -> None:
-    """By what they are parametrised with, one scenario types what the other does not."""
+def test_the_scenario_types_every_command_once(found: list[Command]) -> None:
+    """By what it is parametrised with."""
     by_page = {
         page.path.stem: commands.scenes([c for c in found if c.place == page.place])
         for page in pages.load()
     }
-    brief, long = rehearsal.plan(BRIEF), rehearsal.plan(SITUATIONS.keys() - BRIEF)
     typed = [
         command
-        for page, numbers in (*brief, *long)
+        for page, numbers in rehearsal.plan(SITUATIONS)
         for n in numbers
         for command in by_page[page][n]
     ]
     assert len(typed) == len(set(typed))
     assert set(typed) == set(found)
-    assert "rehearsal.plan(BRIEF))" in (SITE / "test_2_runbook.py").read_text()
-    rest = (RUNBOOK / "test_runbook_scenes.py").read_text()
-    assert "rehearsal.plan(SITUATIONS.keys() - BRIEF))" in rest
+    scenario = (RUNBOOK / "test_runbook_scenes.py").read_text()
+    assert "rehearsal.plan(SITUATIONS))" in scenario
     assert re.search(
         r"^soak:.*\n(\t.*\n)*\t.*scenario-runbook", (ROOT / "Makefile").read_text(), re.M
     )
@@ -82,11 +78,3 @@ def test_what_a_lab_cannot_do_is_named_where_it_stands() -> None:
     assert marked == NOT_IN_A_LAB
     text = " ".join(" ".join(path.read_text() for path in PAGES.glob("*.md")).split())
     assert text.count(NOT_REHEARSED) == len(NOT_IN_A_LAB)
-
-
-def test_brief_situations_change_no_machines_part(found: list[Command]) -> None:
-    """Else what follows in the site's own scenario would find another site."""
-    for scene in commands.scenes(found):
-        if scene[0].when in BRIEF:
-            playbooks = set(re.findall(r"playbooks/(\w+)", " ".join(c.text for c in scene)))
-            assert playbooks <= {"smoke"}, scene[0]

@@ -449,14 +449,6 @@ ARRANGE: Mapping[str, Callable[[Rehearsal], None]] = {
     "audit-unknown": _audit_unknown,
     "audit-damaged": _audit_damaged,
 }
-# In these the machines stay what they are, and no playbook converges them: seconds each. They are
-# tried where the site's own scenario has its lab, all others in a scenario of their own.
-BRIEF = frozenset(
-    {
-        *("healthy", "database-back", "hsm-away", "latched", "journal-damaged"),
-        *("audit-unknown", "audit-damaged"),
-    }
-)
 
 
 def plan(situations: Collection[str]) -> list[tuple[str, tuple[int, ...]]]:
