@@ -228,6 +228,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
         return {
+            "abandon_problems": abandon_problems,
             "failover_followers": judge.followers,
             "failover_former": judge.former,
             "failover_gating": judge.gating,

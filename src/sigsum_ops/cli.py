@@ -396,7 +396,9 @@ def promote(
     ] = None,
     seen: Annotated[
         list[Path] | None,
-        typer.Option(help="A tree head or proof that somebody has: it must be covered, too."),
+        typer.Option(
+            metavar="FILE", help="A tree head or proof that somebody has: it must be covered, too."
+        ),
     ] = None,
     fenced_by: Annotated[
         str, typer.Option(help="Who saw to it that a machine that does not answer cannot sign.")
@@ -406,7 +408,10 @@ def promote(
     ] = "",
     hsm_out: Annotated[
         list[str] | None,
-        typer.Option(help="A machine whose YubiHSM was pulled and is kept out; --fenced-by, too."),
+        typer.Option(
+            metavar="HOST",
+            help="A machine whose YubiHSM was pulled and is kept out; --fenced-by, too.",
+        ),
     ] = None,
     ungated_until: Annotated[
         str,
@@ -446,6 +451,13 @@ def promote(
     raise typer.Exit(code=1 if result["problems"] else 0)
 
 
+_Seed = Annotated[str | None, typer.Option(help="Decides on all chance.  [default: random]")]
+_ExtraVars = Annotated[
+    list[str] | None, typer.Option("-e", metavar="NAME=VALUE", help="For each playbook.")
+]
+_LabName = Annotated[str, typer.Option(help="The lab.")]
+_Out = Annotated[Path | None, typer.Option(help="File for the result, as JSON.")]
+
 drill = typer.Typer(help="Rehearse the bad days, on a lab.", no_args_is_help=True)
 app.add_typer(drill, name="drill")
 
@@ -458,14 +470,10 @@ def _drill() -> None:
 @drill.command()
 def failover(
     runs: Annotated[int, typer.Option("-n", help="How many failovers.")] = 3,
-    seed: Annotated[
-        str | None, typer.Option(help="Decides on everything.  [default: random]")
-    ] = None,
-    extra_vars: Annotated[
-        list[str] | None, typer.Option("-e", help="NAME=VALUE for each playbook.")
-    ] = None,
-    name: Annotated[str, typer.Option(help="The lab.")] = "lab",
-    out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
+    seed: _Seed = None,
+    extra_vars: _ExtraVars = None,
+    name: _LabName = "lab",
+    out: _Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Let the primary die under load, promote the secondary, re-seed the old one; and again.
@@ -498,14 +506,10 @@ def failover(
 @drill.command()
 def crashes(
     every: Annotated[int, typer.Option(help="Strike only at each so many-th moment.")] = 1,
-    seed: Annotated[
-        str | None, typer.Option(help="Decides on the moments.  [default: random]")
-    ] = None,
-    extra_vars: Annotated[
-        list[str] | None, typer.Option("-e", help="NAME=VALUE for each playbook.")
-    ] = None,
-    name: Annotated[str, typer.Option(help="The lab.")] = "lab",
-    out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
+    seed: _Seed = None,
+    extra_vars: _ExtraVars = None,
+    name: _LabName = "lab",
+    out: _Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Kill the controller (kill -9) at every step of promote, reseed and handover (hours).
