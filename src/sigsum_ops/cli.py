@@ -504,6 +504,41 @@ def failover(
 
 
 @drill.command()
+def handover(
+    runs: Annotated[int, typer.Option("-n", help="How many handovers.")] = 2,
+    seed: _Seed = None,
+    extra_vars: _ExtraVars = None,
+    name: _LabName = "lab",
+    out: _Out = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Hand over under load, there and back, and measure how long no machine takes a leaf.
+
+    Exits 1 where that is longer than 15 s, where a leaf that was acknowledged with 200 is not
+    proven in the tree, or a tree head does not extend the ones before.
+    Example: sigsum-ops drill handover -n 10 --json
+    """
+    import secrets
+
+    from sigsum_ops.lab.drill import Plan
+    from sigsum_ops.lab.handovers import handovers, lines
+    from sigsum_ops.lab.lab import Lab
+
+    result = handovers(
+        Plan(runs, seed or secrets.token_hex(8), tuple(extra_vars or ())),
+        lab=Lab(name),
+        out=out,
+        tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for line in lines(result):
+            typer.echo(line)
+    raise typer.Exit(code=0 if result["passed"] else 1)
+
+
+@drill.command()
 def crashes(
     every: Annotated[int, typer.Option(help="Strike only at each so many-th moment.")] = 1,
     seed: _Seed = None,

@@ -53,7 +53,7 @@ def still(leaves: list[bytes], size: int | None = None, **faults: Any) -> Memory
 
 @pytest.fixture(autouse=True)
 def _addresses_are_urls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drill, "_url", lambda address: address)
+    monkeypatch.setattr(drill, "url", lambda address: address)
 
 
 # The load
@@ -140,7 +140,7 @@ async def test_a_leaf_that_was_acknowledged_and_is_not_there_is_lost(lost: set[i
     assert len(load.acknowledged) == 20
     log.size = len(log.leaves)
     async with serving(log) as client:
-        assert await drill._missing(client, await looked(client, log), load) == len(lost)
+        assert await drill.missing(client, await looked(client, log), load) == len(lost)
 
 
 @pytest.mark.usefixtures("_fast")
@@ -151,7 +151,7 @@ async def test_a_proof_that_leads_elsewhere_is_none() -> None:
     async with serving(log) as client:
         heads = await looked(client, log)
         log.answer = "leaf_index=0\n" + f"node_hash={'00' * 32}\n" * 3
-        assert await drill._missing(client, heads, load) == 5
+        assert await drill.missing(client, heads, load) == 5
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,13 @@ async def test_a_proof_that_leads_elsewhere_is_none() -> None:
 async def test_what_the_old_primary_had_published_is_extended(
     old: list[bytes], new: list[bytes], violations: int
 ) -> None:
-    run = Run("log1", "log2", "power cut")
+    run = Run("log1", "log2", death="power cut")
     before = still(old)
     async with serving(before) as client:
         published = (await looked(client, before)).latest
     log = still(new)
     async with serving(log) as client:
-        await drill._extends(client, published, await looked(client, log), run, "the past")
+        await drill.extends(client, published, await looked(client, log), run, "the past")
     assert len(run.violations) == violations
     assert all("log2 does not extend the past" in text for text in run.violations)
     assert any("size 8 is smaller than 9" in text for text in run.violations) is (len(new) == 8)
@@ -197,7 +197,7 @@ async def test_an_old_primary_that_is_back_shows_nothing_new(
 ) -> None:
     sleep = asyncio.sleep
     monkeypatch.setattr(drill, "asyncio", SimpleNamespace(sleep=lambda _seconds: sleep(0)))
-    run, new = Run("log1", "log2", "power cut"), still(LEAVES[:9])
+    run, new = Run("log1", "log2", death="power cut"), still(LEAVES[:9])
     async with serving(old), serving(new) as client:
         heads = await looked(client, new)
         await drill._repeats_only(client, old.url, new.key, heads, run)
@@ -207,19 +207,19 @@ async def test_an_old_primary_that_is_back_shows_nothing_new(
 async def test_the_primary_is_the_one_that_publishes() -> None:
     one, two = still([]), still([], answer="no tree head\n")
     async with serving(one), serving(two):
-        assert await drill._primary({"log1": one.url, "log2": two.url}, one.key) == "log1"
-        assert await drill._primary({"log1": two.url, "log2": one.url}, one.key) == "log2"
+        assert await drill.primary({"log1": one.url, "log2": two.url}, one.key) == "log1"
+        assert await drill.primary({"log1": two.url, "log2": one.url}, one.key) == "log2"
         with pytest.raises(OpsError, match="log1 and log2 answers as primary"):
-            await drill._primary({"log1": one.url, "log2": one.url}, one.key)
+            await drill.primary({"log1": one.url, "log2": one.url}, one.key)
         with pytest.raises(OpsError, match="no machine answers as primary"):
-            await drill._primary({"log1": two.url, "log2": two.url}, one.key)
+            await drill.primary({"log1": two.url, "log2": two.url}, one.key)
 
 
 async def test_the_moments_of_a_new_primary(monkeypatch: pytest.MonkeyPatch) -> None:
     """It signs first and accepts later; both are told, in seconds from the death."""
     monkeypatch.setattr(drill, "asyncio", SimpleNamespace(sleep=lambda _s: asyncio.sleep(0.05)))
     log = still([], answer_add_leaf=lambda n: 500 if n < 3 else None)
-    run = Run("log1", "log2", "power cut")
+    run = Run("log1", "log2", death="power cut")
     async with serving(log) as client:
         await drill._first_signature(client, log.key, time.monotonic() - 10, run)
     assert run.seconds_to_sign is not None
@@ -275,7 +275,7 @@ async def test_a_procedure_that_was_struck_is_run_again(
     monkeypatch: pytest.MonkeyPatch, second: str, number: int, done: list[str]
 ) -> None:
     monkeypatch.setattr(drill, "SETTLE", 0.0)
-    controller, run = Struck(), Run("log1", "log2", "power cut")
+    controller, run = Struck(), Run("log1", "log2", death="power cut")
     rng = cast(
         "random.Random",
         SimpleNamespace(randrange=lambda _n: number - 1, uniform=lambda low, _high: low),
@@ -329,7 +329,7 @@ def test_deaths_have_names_and_those_that_do_not_answer_are_attested() -> None:
 
 
 def finished(**fields: Any) -> Run:
-    run = Run("log1", "log2", "power cut", acknowledged=10)
+    run = Run("log1", "log2", death="power cut", acknowledged=10)
     run.seconds_to_sign, run.seconds_to_pair = 20.0, 90.0
     for name, value in fields.items():
         setattr(run, name, value)

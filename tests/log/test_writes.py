@@ -41,7 +41,7 @@ async def test_one_leaf_is_submitted_until_the_file_is_gone(
 ) -> None:
     log, going = await start_log(), tmp_path / "going"
     going.touch()
-    watching = asyncio.create_task(writes.watch(log.url, going))
+    watching = asyncio.create_task(writes.watch([log.url], going))
     async with asyncio.timeout(10):
         while "ready" not in going.read_text():
             await asyncio.sleep(0.02)
@@ -59,7 +59,7 @@ async def test_a_log_that_never_answers_is_not_waited_for(
     monkeypatch.setattr(writes, "BEGINNING", 0.3)
     going = tmp_path / "going"
     going.touch()
-    watching = asyncio.create_task(writes.watch("http://127.0.0.1:9/", going))
+    watching = asyncio.create_task(writes.watch(["http://127.0.0.1:9/"], going))
     async with asyncio.timeout(10):
         while "ready" not in going.read_text():
             await asyncio.sleep(0.02)
@@ -68,3 +68,16 @@ async def test_a_log_that_never_answers_is_not_waited_for(
     assert found["taken"] == 0
     assert found["longest_s"] is None
     assert found["errors"]["connection"] >= 1
+
+
+async def test_the_log_takes_leaves_while_one_of_its_machines_does(
+    start_log: StartLog, tmp_path: Path
+) -> None:
+    log, going = await start_log(), tmp_path / "going"
+    going.touch()
+    watching = asyncio.create_task(writes.watch(["http://127.0.0.1:9/", log.url], going))
+    await asyncio.sleep(1.5)
+    going.unlink()
+    found = await watching
+    assert found["longest_s"] == 0.0
+    assert found["errors"]["connection"] >= 3

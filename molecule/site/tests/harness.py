@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from resources.support import eventually
 from testinfra.host import Host
 
-from sigsum_ops.hsm.rehearsal.state import State
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log.api import LogClient
 from sigsum_ops.log.keys import PublicKey, load_public_key
@@ -234,13 +232,3 @@ def resolve(site: Site) -> None:
     said = site.machines[PRIMARY].run("sigsum-ops oracle show --json").stdout
     digest = json.loads(said)["latch"]["sha256"]
     site.change(PRIMARY, f"sigsum-ops oracle resolve --yes-i-have-followed {digest}")
-
-
-def log_private_key(site: Site) -> Ed25519PrivateKey:
-    """The log's key, from the memory of the rehearsal device that made it."""
-    for path in (site.lab.state / "ceremony/devices").glob("*.json"):
-        for item in State.from_json(path.read_bytes()).store:
-            seed = item.body[:32]
-            if item.body.endswith(site.log_key.raw) and len(item.body) == 4 * len(seed):
-                return Ed25519PrivateKey.from_private_bytes(seed)
-    raise AssertionError("no device has made the log's key")

@@ -9,20 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PublicKey,
-)
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from damage import KEEP, KEPT, as_head, name_foreign_tree, restore, spoil
 from harness import (
     LOG,
@@ -33,20 +23,18 @@ from harness import (
     STATE,
     Site,
     latched,
-    log_private_key,
     passed,
     refused,
     resolve,
 )
 from resources.support import add_leaves, eventually
+from resources.unguarded import AGENT, openssl_verifies, plain_agent
 
 from sigsum_ops.log.api import LogClient
-from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.merkle import ProofError, verify_consistency
-from sigsum_ops.log.treehead import EMPTY_TREE_HEAD, SignedTreeHead, TreeHead
+from sigsum_ops.log.treehead import EMPTY_TREE_HEAD, TreeHead
 
 DROP_IN = f"/run/systemd/system/{LOG}.service.d"
-AGENT = "/run/plain-agent/agent.sock"
 # Not one leaf more than were lost: the secondary has as many as there were, and would copy the next
 # one. Where more are needed to see the fork, it has to stand still.
 LARGER = "a larger tree named"
@@ -101,20 +89,10 @@ def older(site: Site) -> TreeHead:
     return site.signed().head
 
 
-@pytest.fixture
-def plain_agent(site: Site) -> Iterator[None]:
-    """OpenSSH's agent beside the oracle, with the log's key."""
-    pem = log_private_key(site).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    site.change(
-        PRIMARY,
-        "systemd-run --quiet --collect --unit=plain-agent --property=User=sigsum-log"
-        f" --property=RuntimeDirectory=plain-agent ssh-agent -D -a {AGENT};"
-        f" until test -S {AGENT}; do sleep 0.1; done",
-    )
-    add = ["env", f"SSH_AUTH_SOCK={AGENT}", "ssh-add", "-q", "-"]
-    site.lab.exec(PRIMARY, add, stdin=pem.decode(), check=True)
-    yield
-    site.change(PRIMARY, "systemctl stop plain-agent")
+@pytest.fixture(name="plain_agent")
+def _plain_agent(site: Site) -> Iterator[None]:
+    with plain_agent(site.lab, PRIMARY, site.log_key):
+        yield
 
 
 @pytest.mark.usefixtures("plain_agent")
@@ -190,18 +168,3 @@ async def check_extends(url: str, old: TreeHead, new: TreeHead) -> None:
     async with LogClient(url) as client:
         path = await client.get_consistency_proof(old.size, new.size)
     verify_consistency(old.size, old.root, new.size, new.root, path)
-
-
-def openssl_verifies(key: PublicKey, signed: SignedTreeHead, directory: Path) -> None:
-    """Check the signature with a program that is not ours."""
-    public, body, signature = (directory / name for name in ("key.pem", "body", "signature"))
-    public.write_bytes(
-        Ed25519PublicKey.from_public_bytes(key.raw).public_bytes(
-            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
-        )
-    )
-    body.write_bytes(signed.head.checkpoint(key))
-    signature.write_bytes(signed.signature)
-    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin", "-in", body]
-    done = subprocess.run([*command, "-sigfile", signature], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr

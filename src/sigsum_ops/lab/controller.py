@@ -155,7 +155,7 @@ async def play(
     process = await asyncio.create_subprocess_exec(
         *command,
         env=ansible.environment(
-            ANSIBLE_NOCOLOR="true",
+            **ansible.PLAIN,
             ANSIBLE_DISPLAY_SKIPPED_HOSTS="true",  # else a step is told only when it has ended
             PYTHONUNBUFFERED="1",
         ),

@@ -106,7 +106,7 @@ async def _crash(
     controller: Controller, key: PublicKey, result: dict[str, Any], tell: Tell
 ) -> None:
     lab, rng = controller.lab, random.Random(result["seed"])  # noqa: S311 - no secret
-    urls = {name: drill._url(address) for name, address in lab.hosts().items()}
+    urls = {name: drill.url(address) for name, address in lab.hosts().items()}
     history = _History(key, f"{result['seed']}/{time.time()}")
     journal = procedure.journal(key.hash)
     begun = len(procedure.read(journal))
@@ -157,13 +157,13 @@ class _History:
         self._key, self._seed, self._looks = key, seed, 0
         self._load = drill.Load(seed, 0)
         self._before: Any = None
-        self.run = drill.Run("", "the primary", "")
+        self.run = drill.Changed("", "the primary")
 
     async def look(self, url: str, *, pair: bool) -> None:
         """Compare with all that was seen before; with a ``pair``, have leaves acknowledged."""
         self._looks += 1
         async with LogClient(url, timeout=5) as client:
-            await drill._answers(client)
+            await drill.answers(client)
             if pair:
                 load = drill.Load(f"{self._seed}/{self._looks}", LEAVES)
                 await asyncio.wait_for(load.submit(client, asyncio.Event()), drill.PATIENCE)
@@ -171,9 +171,9 @@ class _History:
             heads = Heads(client, self._key)
             await heads.look()
             if self._before is not None:
-                await drill._extends(client, self._before, heads, self.run, "what was published")
+                await drill.extends(client, self._before, heads, self.run, "what was published")
             self._before = heads.latest
-            self.run.lost += await drill._missing(client, heads, self._load)
+            self.run.lost += await drill.missing(client, heads, self._load)
             self.run.acknowledged = len(self._load.acknowledged)
 
 

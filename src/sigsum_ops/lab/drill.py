@@ -32,7 +32,7 @@ from sigsum_ops.log.api import ApiError, LogClient
 from sigsum_ops.log.keys import PublicKey, load_public_key
 from sigsum_ops.log.loadgen import Heads, Prepared, Tell, following, prepare, spread
 from sigsum_ops.log.merkle import ProofError
-from sigsum_ops.log.treehead import SignedTreeHead
+from sigsum_ops.log.treehead import SignedTreeHead, TreeHead
 
 MACHINES = ("log1", "log2")
 PORT = 6965
@@ -156,21 +156,27 @@ SECOND = ("", "", "controller", "controller and new primary")
 
 
 @dataclass
-class Run:
-    """One failover. Times are seconds from the primary's death."""
+class Changed:
+    """One machine took another's place."""
 
     old: str
     new: str
-    death: str
-    phase: str = ""
-    struck: list[str] = field(default_factory=list)  # what died again, in which procedure and when
     acknowledged: int = 0
     lost: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Run(Changed):
+    """One failover. Times are seconds from the primary's death."""
+
+    death: str = ""
+    phase: str = ""
+    struck: list[str] = field(default_factory=list)  # what died again, in which procedure and when
     seconds_to_sign: float | None = None
     seconds_to_accept: float | None = None
     seconds_to_acknowledge: float | None = None
     seconds_to_pair: float | None = None
-    violations: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -188,28 +194,45 @@ class Plan:
 
 
 class Load:
-    """Leaves that are submitted to a log until it acknowledges them with 200."""
+    """Leaves that are submitted to a log until it acknowledges them with 200.
 
-    def __init__(self, seed: str, count: int) -> None:
+    ``taken`` and ``noted`` are when a leaf was answered with 202 or 200, and when with 200.
+    """
+
+    def __init__(self, seed: str, count: int, rate: float | None = None) -> None:
         self.leaves = prepare(seed, count)
         self.acknowledged: list[Prepared] = []
+        self.taken: list[float] = []
+        self.noted: list[float] = []
+        self._rate = rate or RATE
 
-    async def submit(self, client: LogClient, stop: asyncio.Event) -> None:
-        """At an even rate, until they are used up or ``stop`` is set."""
+    async def submit(self, client: LogClient, stop: asyncio.Event, *others: LogClient) -> None:
+        """At an even rate, until they are used up or ``stop`` is set.
+
+        What one of the log's machines does not take is given to the next one.
+        """
         begun = time.monotonic()
+
+        async def acknowledged(leaf: Prepared) -> bool:
+            for machine in (client, *others):
+                with suppress(ApiError):
+                    done = await machine.add_leaf(leaf.body)
+                    self.taken.append(time.monotonic())
+                    return done
+            return False
 
         async def one(numbered: tuple[int, Prepared]) -> None:
             number, leaf = numbered
-            await _until(stop, begun + number / RATE)
+            await _until(stop, begun + number / self._rate)
             while not stop.is_set():
-                with suppress(ApiError):
-                    if await client.add_leaf(leaf.body):
-                        self.acknowledged.append(leaf)
-                        return
+                if await acknowledged(leaf):
+                    self.noted.append(time.monotonic())
+                    self.acknowledged.append(leaf)
+                    return
                 await _until(stop, time.monotonic() + 0.5)
 
         # So many wait for their 200 at the same time.
-        await spread(int(RATE * 8), enumerate(self.leaves), one)
+        await spread(int(self._rate * 8), enumerate(self.leaves), one)
 
 
 async def _until(stop: asyncio.Event, moment: float) -> None:
@@ -228,9 +251,7 @@ def failover(
         OpsError: the lab does not run, or a procedure failed; the machines stay as they are then.
     """
     plan.check()
-    missing = set(MACHINES) - set(lab.hosts())
-    if missing:
-        raise OpsError(f"the lab has no {', '.join(sorted(missing))}", hint="sigsum-ops lab up")
+    has_both(lab)
     key = load_public_key(lab.state / "log-key.pub")
     rng = random.Random(plan.seed)  # noqa: S311 - an order, no secret
     runs: list[Run] = []
@@ -259,19 +280,25 @@ def failover(
     return result
 
 
+def has_both(lab: Lab) -> None:
+    """Raise OpsError for a lab without the two log machines."""
+    if without := set(MACHINES) - set(lab.hosts()):
+        raise OpsError(f"the lab has no {', '.join(sorted(without))}", hint="sigsum-ops lab up")
+
+
 async def _run(
     plan: Plan, lab: Lab, key: PublicKey, rng: random.Random, number: int, tell: Tell
 ) -> Run:
     addresses = lab.hosts()
-    old = await _primary(addresses, key)
+    old = await primary(addresses, key)
     new = next(name for name in MACHINES if name != old)
     death, phase, loaded = rng.choice(DEATHS), rng.choice(PHASES), rng.uniform(*LOADED)
-    run = Run(old, new, death.name, phase.name)
+    run = Run(old, new, death=death.name, phase=phase.name)
     await asyncio.to_thread(death.before, lab, old)
     load = Load(f"{plan.seed}/{number}/{time.time()}", int(loaded * RATE))
 
-    async with LogClient(_url(addresses[old]), timeout=5) as client:
-        await _answers(client)
+    async with LogClient(url(addresses[old]), timeout=5) as client:
+        await answers(client)
         heads = Heads(client, key)
         async with following(heads):
             stop = asyncio.Event()
@@ -289,14 +316,14 @@ async def _run(
 
     attested = () if death.reachable else FENCED
     controller = Controller(lab, plan.variables)
-    async with LogClient(_url(addresses[new]), timeout=5) as client:
+    async with LogClient(url(addresses[new]), timeout=5) as client:
         watching = asyncio.create_task(_first_signature(client, key, dead, run))
         await _struck(controller, rng, rng.choice(SECOND), run, "promote", new, *attested)
         await asyncio.wait_for(watching, PATIENCE)
         heads = Heads(client, key)
         await heads.look()
-        await _extends(client, before, heads, run, "what the old primary had published")
-        run.lost = await _missing(client, heads, load)
+        await extends(client, before, heads, run, "what the old primary had published")
+        run.lost = await missing(client, heads, load)
 
         await asyncio.to_thread(death.back, lab, old)
         await _repeats_only(client, addresses[old], key, heads, run)
@@ -311,11 +338,11 @@ async def _run(
     return run
 
 
-async def _primary(addresses: Mapping[str, str], key: PublicKey) -> str:
+async def primary(addresses: Mapping[str, str], key: PublicKey) -> str:
     """The one machine that publishes tree heads."""
     found = []
     for name in MACHINES:
-        async with LogClient(_url(addresses[name]), timeout=5) as client:
+        async with LogClient(url(addresses[name]), timeout=5) as client:
             with suppress(ApiError):
                 (await client.get_tree_head()).signed.verify(key)
                 found.append(name)
@@ -359,7 +386,7 @@ async def _struck(
     await controller.run(playbook, target, *arguments)
 
 
-async def _answers(client: LogClient) -> None:
+async def answers(client: LogClient) -> None:
     """Wait until a log publishes, which may have been restarted just now."""
     end = time.monotonic() + PATIENCE
     while True:
@@ -386,7 +413,10 @@ async def _first_signature(client: LogClient, key: PublicKey, dead: float, run: 
         await asyncio.sleep(0.2)
 
 
-async def _extends(client: LogClient, before: Any, heads: Heads, run: Run, what: str) -> None:
+async def extends(
+    client: LogClient, before: TreeHead, heads: Heads, run: Changed, what: str
+) -> None:
+    """Keep it among the violations if the newest tree head is no extension of an earlier one."""
     now = heads.latest
     try:
         if now.size < before.size:
@@ -397,9 +427,9 @@ async def _extends(client: LogClient, before: Any, heads: Heads, run: Run, what:
         run.violations.append(f"{run.new} does not extend {what}: {error.message}")
 
 
-async def _missing(client: LogClient, heads: Heads, load: Load) -> int:
+async def missing(client: LogClient, heads: Heads, load: Load) -> int:
     """How many leaves that were acknowledged are not proven to be in the tree."""
-    missing = []
+    found = []
 
     async def prove(leaf: Prepared) -> None:
         head = heads.latest
@@ -407,30 +437,30 @@ async def _missing(client: LogClient, heads: Heads, load: Load) -> int:
             proof = await client.get_inclusion_proof(head.size, leaf.leaf_hash)
             merkle.verify_inclusion(leaf.leaf_hash, proof.index, head.size, head.root, proof.path)
         except (ApiError, ProofError) as error:
-            missing.append(error.message)
+            found.append(error.message)
 
     await spread(CLIENTS, load.acknowledged, prove)
-    return len(missing)
+    return len(found)
 
 
 async def _repeats_only(
     serving: LogClient, address: str, key: PublicKey, heads: Heads, run: Run
 ) -> None:
     """The old primary, back, publishes nothing that the new one does not extend, or nothing."""
-    async with LogClient(_url(address), timeout=2) as client:
+    async with LogClient(url(address), timeout=2) as client:
         for _ in range(10):
             signed: SignedTreeHead | None = None
             with suppress(ApiError):
                 signed = (await client.get_tree_head()).signed
             if signed is not None:
                 signed.verify(key)
-                await _extends(serving, signed.head, heads, run, f"what {run.old} shows when back")
+                await extends(serving, signed.head, heads, run, f"what {run.old} shows when back")
                 if run.violations:
                     return
             await asyncio.sleep(0.5)
 
 
-def _url(address: str) -> str:
+def url(address: str) -> str:
     return f"http://{address}:{PORT}"
 
 

@@ -1,11 +1,12 @@
 """How long a log takes no leaves while something is done to it, as seen by who submits.
 
 One leaf is submitted again and again: the log hands it to its database each time, and has one leaf
-more in the end. playbooks/upgrade.yml runs this beside itself::
+more in the end. Of several machines each is asked, and the log takes leaves while one of them does.
+playbooks/upgrade.yml and handover.yml run this beside themselves::
 
-    python -m sigsum_ops.log.writes URL FILE
+    python -m sigsum_ops.log.writes FILE URL...
 
-waits until the file says ``ready``, does its work, removes the file, and reads the one JSON object
+wait until the file says ``ready``, do their work, remove the file, and read the one JSON object
 that is printed then.
 """
 
@@ -19,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ PERIOD = 0.1  # seconds between two submissions
 # What a busy log may take for one leaf. A longer gap between two that were taken is an outage.
 USUAL = 1.0
 # Seconds until the leaf is acknowledged with 200; before that a healthy log may answer it with 500.
-BEGINNING = 90.0
+BEGINNING = 60.0
 PATIENCE = 1800.0  # seconds after which nobody waits for the result any more
 
 
@@ -50,27 +52,33 @@ def report(taken: Sequence[float], errors: Counter[str]) -> dict[str, Any]:
     }
 
 
-async def watch(url: str, going: Path) -> dict[str, Any]:
+async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
     """Submit until the file is gone; see ``report``."""
     (leaf,) = prepare(secrets.token_hex(8), 1)
     taken: list[float] = []
     errors: Counter[str] = Counter()
-    begun, ready = time.monotonic(), False
-    async with LogClient(url, timeout=2) as client:
-        while going.exists() and time.monotonic() < begun + PATIENCE:
-            try:
-                acknowledged = await client.add_leaf(leaf.body)
-                if taken or acknowledged:
-                    taken.append(time.monotonic())
-            except ApiError as error:
-                errors[error.kind] += 1
-            if not ready and (taken or time.monotonic() > begun + BEGINNING):
-                with going.open("r+") as file:  # not made anew where it is gone
-                    file.write("ready\n")
-                ready = True
+    begun = time.monotonic()
+
+    async def submit(url: str) -> None:
+        async with LogClient(url, timeout=2) as client:
+            while going.exists() and time.monotonic() < begun + PATIENCE:
+                try:
+                    acknowledged = await client.add_leaf(leaf.body)
+                    if taken or acknowledged:
+                        taken.append(time.monotonic())
+                except ApiError as error:
+                    errors[error.kind] += 1
+                await asyncio.sleep(PERIOD)
+
+    async def say_ready() -> None:
+        while going.exists() and not taken and time.monotonic() < begun + BEGINNING:
             await asyncio.sleep(PERIOD)
+        with suppress(FileNotFoundError), going.open("r+") as file:  # not made anew
+            file.write("ready\n")
+
+    await asyncio.gather(say_ready(), *map(submit, urls))
     return report(taken, errors)
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(watch(sys.argv[1], Path(sys.argv[2])))))
+    print(json.dumps(asyncio.run(watch(sys.argv[2:], Path(sys.argv[1])))))

@@ -13,6 +13,9 @@ from sigsum_ops.errors import OpsError, UsageError
 # In a checkout, from whatever directory the command is run; elsewhere Ansible finds its own.
 _CONFIG = Path(__file__).parents[3] / "ansible.cfg"
 
+# For output that is parsed, whatever the person or program that calls us likes to read.
+PLAIN = {"ANSIBLE_NOCOLOR": "true", "ANSIBLE_FORCE_COLOR": "false"}
+
 
 def run(
     program: str, *arguments: str, inventory: Path | None, output: IO[str] | None = None
@@ -33,7 +36,7 @@ def run(
         settings = {
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
             "ANSIBLE_DEPRECATION_WARNINGS": "false",
-            "ANSIBLE_NOCOLOR": "true",
+            **PLAIN,
         }
     try:
         return subprocess.run(
