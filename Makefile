@@ -67,9 +67,10 @@ lock: venv ## Pin the newest allowed dependencies, with hashes
 bench: venv ## Measure upstream's settings and ours side by side on the lab (16 minutes)
 	$(BIN)/sigsum-ops bench
 
-soak: venv ## Break everything on the lab for an hour under load (HOURS=1); 20 failovers, all crashes; type the continuity plan
+soak: venv ## Break everything on the lab for an hour under load (HOURS=1); 20 failovers, 10 handovers, all crashes; type the continuity plan
 	$(BIN)/sigsum-ops soak --hours $(HOURS) --out docs/measurements/soak-$(MEASURED).json
 	$(BIN)/sigsum-ops drill failover -n 20 --out docs/measurements/drill-$(MEASURED).json
+	$(BIN)/sigsum-ops drill handover -n 10 --out docs/measurements/handover-$(MEASURED).json
 	$(BIN)/sigsum-ops drill crashes --out docs/measurements/crashes-$(MEASURED).json
 	@$(MAKE) --no-print-directory scenario-runbook
 

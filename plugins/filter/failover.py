@@ -75,7 +75,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from sigsum_ops.errors import UsageError
-from sigsum_ops.failover import judge, procedure
+from sigsum_ops.failover import judge, outside, procedure
 from sigsum_ops.failover.ungated import Permit, parse
 from sigsum_ops.log.keys import PublicKey
 
@@ -214,6 +214,13 @@ def abandon_problems(looks: Mapping[str, Any], target: str, log_key: str) -> lis
     return [str(each) for each in judge.abandon_problems(looks, target, adopted=adopted)]
 
 
+def outside_problems(
+    looks: Mapping[str, Any], roles: Mapping[str, str], permits: Mapping[str, str], log_key: str
+) -> list[str]:
+    """One text for each thing that the inventory says and is not so."""
+    return [str(each) for each in outside.inventory(looks, roles, permits, replaced(log_key))]
+
+
 def seen_file(path: str) -> dict[str, str]:
     """What the module failover takes as one of its option C(seen)."""
     try:
@@ -235,6 +242,7 @@ class FilterModule:
             "failover_looks": failover_looks,
             "failover_permits": failover_permits,
             "failover_seen": failover_seen,
+            "outside_problems": outside_problems,
             "promotion_choice": promotion_choice,
             "promotion_problems": promotion_problems,
             "promotion_warnings": judge.warnings,

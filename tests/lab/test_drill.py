@@ -18,7 +18,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from sigsum_ops.errors import OpsError, UsageError
-from sigsum_ops.lab import drill
+from sigsum_ops.lab import drill, timeline
 from sigsum_ops.lab.controller import Controller, Moment, Strike, never
 from sigsum_ops.lab.drill import DEATHS, FENCED, Load, Plan, Run, lines
 from sigsum_ops.lab.lab import Lab
@@ -228,6 +228,23 @@ async def test_the_moments_of_a_new_primary(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(log.leaves) == 1
 
 
+async def test_a_death_is_detected_when_a_submission_fails() -> None:
+    run = Run("log1", "log2", death="power cut")
+    log = still([], answer_add_leaf=lambda n: 500 if n == 2 else None)
+    async with serving(log):
+        await drill._detected(log.url, time.monotonic() - 5, run)
+    assert run.seconds_to_detect is not None
+    assert 5.2 <= run.seconds_to_detect < 9
+
+
+async def test_a_death_that_nobody_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drill, "NOTICED", 0.5)
+    run, log = Run("log1", "log2", death="its database's disk full"), still([])
+    async with serving(log):
+        await drill._detected(log.url, time.monotonic(), run)
+    assert run.seconds_to_detect is None
+
+
 # What dies beside the old primary
 
 
@@ -330,7 +347,8 @@ def test_deaths_have_names_and_those_that_do_not_answer_are_attested() -> None:
 
 def finished(**fields: Any) -> Run:
     run = Run("log1", "log2", death="power cut", acknowledged=10)
-    run.seconds_to_sign, run.seconds_to_pair = 20.0, 90.0
+    run.seconds_to_detect, run.seconds_to_decide = 0.5, 9.0
+    run.seconds_to_sign, run.seconds_to_pair, run.retried = 20.0, 90.0, 3
     for name, value in fields.items():
         setattr(run, name, value)
     return run
@@ -361,6 +379,7 @@ def drilled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Drilled:
         out = tmp_path / "result.json"
         result = drill.failover(Plan(len(runs)), lab=cast("Lab", lab), out=out)
         assert json.loads(out.read_text()) == result
+        assert out.with_suffix(".svg").read_text() == timeline.draw(result["runs"])
         return result, played
 
     return drilled
@@ -368,14 +387,16 @@ def drilled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Drilled:
 
 def test_losses_and_violations_are_counted_over_all_runs(drilled: Drilled) -> None:
     result, _ = drilled(
-        finished(lost=1, violations=["two roots"], seconds_to_sign=9.5),
+        finished(lost=1, violations=["two roots"], seconds_to_sign=9.5, seconds_to_detect=None),
         finished(lost=2, violations=["went back", "a fork"], seconds_to_pair=120.0),
     )
     assert (result["lost_leaves"], result["split_views"]) == (3, 3)
     assert result["seconds_to_sign"] == [9.5, 20.0]
     assert list(lines(result)) == [
         "2 failovers: a signed tree head after 9.5 to 20.0 s, a pair again after 90.0 to 120.0 s",
-        "20 leaves acknowledged with 200",
+        "no submission was taken after 0.5 to 0.5 s (in 1 of 2)",
+        "all was checked after 9.0 to 9.0 s",
+        "20 leaves acknowledged with 200, 6 more by the new primary",
         "lost leaves: 3; split views: 3",
         "VIOLATION: two roots",
         "VIOLATION: went back",
@@ -390,7 +411,7 @@ def test_it_ends_with_the_inventorys_primary(
     result, found = drilled(finished(), finished(new=new))
     assert found == played
     assert (result["lost_leaves"], result["split_views"]) == (0, 0)
-    assert len(list(lines(result))) == 3
+    assert len(list(lines(result))) == 5
 
 
 def test_a_lab_without_both_machines() -> None:

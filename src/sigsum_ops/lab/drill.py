@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import OpsError, UsageError
-from sigsum_ops.lab.controller import Controller, at
+from sigsum_ops.lab import timeline
+from sigsum_ops.lab.controller import Controller, Moment, Strike, at, never
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log import merkle
 from sigsum_ops.log.api import ApiError, LogClient
@@ -42,7 +43,9 @@ CLIENTS = 4
 LOADED = (4.0, 12.0)
 # Of how many moments one is chosen at which a procedure is struck. Where it has fewer, it may live.
 MOMENTS = {"promote": 30, "reseed": 70}
+JUDGED = "Refuse what would lose leaves or split the view"  # promote.yml's last check
 STEP = (0.1, 1.5)  # a step may be struck while it runs if it takes longer than so many seconds
+NOTICED = 10.0  # seconds after which the promotion begins if no submission has failed
 SETTLE = 10.0  # seconds after a machine's boot until somebody looks at it
 PATIENCE = 120.0  # seconds for a log to answer, sign or publish
 FENCED = ("-e", "fenced_by=drill", "-e", "fenced_how='the drill has cut it off'")
@@ -173,6 +176,9 @@ class Run(Changed):
     death: str = ""
     phase: str = ""
     struck: list[str] = field(default_factory=list)  # what died again, in which procedure and when
+    retried: int = 0  # leaves that only the new primary acknowledged
+    seconds_to_detect: float | None = None  # until a submission failed; None: it did not
+    seconds_to_decide: float | None = None  # until all checks of the promotion were passed
     seconds_to_sign: float | None = None
     seconds_to_accept: float | None = None
     seconds_to_acknowledge: float | None = None
@@ -266,7 +272,7 @@ def failover(
     if runs[-1].new != MACHINES[0]:
         tell(f"handing over to {MACHINES[0]}")
         asyncio.run(Controller(lab, plan.variables).run("handover", MACHINES[0]))
-    result = {
+    result: dict[str, Any] = {
         "runs": [asdict(run) for run in runs],
         "split_views": sum(len(run.violations) for run in runs),
         "lost_leaves": sum(run.lost for run in runs),
@@ -277,6 +283,7 @@ def failover(
     }
     if out is not None:
         out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        out.with_suffix(".svg").write_text(timeline.draw(result["runs"]), encoding="utf-8")
     return result
 
 
@@ -313,12 +320,20 @@ async def _run(
         run.violations += heads.violations
         before = heads.latest
     run.acknowledged = len(load.acknowledged)
+    await _detected(addresses[old], dead, run)
 
     attested = () if death.reachable else FENCED
     controller = Controller(lab, plan.variables)
+
+    def judged(moment: Moment) -> bool:
+        if moment.ended and moment.step == JUDGED and run.seconds_to_decide is None:
+            run.seconds_to_decide = since(dead)
+        return False
+
     async with LogClient(url(addresses[new]), timeout=5) as client:
         watching = asyncio.create_task(_first_signature(client, key, dead, run))
-        await _struck(controller, rng, rng.choice(SECOND), run, "promote", new, *attested)
+        second = rng.choice(SECOND)
+        await _struck(controller, rng, second, run, "promote", new, *attested, watch=judged)
         await asyncio.wait_for(watching, PATIENCE)
         heads = Heads(client, key)
         await heads.look()
@@ -329,11 +344,14 @@ async def _run(
         await _repeats_only(client, addresses[old], key, heads, run)
         second = rng.choice(("", "controller"))
         await _struck(controller, rng, second, run, "reseed", old)
-        run.seconds_to_pair = round(time.monotonic() - dead, 1)
-        again = Load(f"{plan.seed}/{number}/again/{time.time()}", 1)
+        run.seconds_to_pair = since(dead)
+        again = Load(f"{plan.seed}/{number}/again/{time.time()}", 1, rate=10 * RATE)
+        again.leaves += set(load.leaves).difference(load.acknowledged)
         await asyncio.wait_for(again.submit(client, asyncio.Event()), PATIENCE)
-        run.seconds_to_acknowledge = round(time.monotonic() - dead, 1)
+        run.seconds_to_acknowledge = round(again.noted[0] - dead, 1)
+        run.retried = len(again.acknowledged) - 1
         await heads.look()
+        run.lost += await missing(client, heads, again)
         run.violations += heads.violations
     return run
 
@@ -371,19 +389,43 @@ async def _struck(
     playbook: str,
     target: str,
     *arguments: str,
+    watch: Strike = never,
 ) -> None:
     """Run a procedure; where something dies in its middle, once more."""
     number, runs_for = rng.randrange(MOMENTS[playbook]) + 1, rng.uniform(*STEP)
+    dies = at(number)
+
+    def strike(moment: Moment) -> bool:
+        return watch(moment) or dies(moment)
+
     if second and (
         moment := await controller.run(
-            playbook, target, *arguments, strike=at(number), runs_for=runs_for
+            playbook, target, *arguments, strike=strike, runs_for=runs_for
         )
     ):
         run.struck.append(f"{second} in {playbook} {moment}")
         if second != "controller":
             await asyncio.to_thread(_power_cycle, controller.lab, target)
             await asyncio.sleep(SETTLE)  # its database may have to recover
-    await controller.run(playbook, target, *arguments)
+    await controller.run(playbook, target, *arguments, strike=watch)
+
+
+async def _detected(address: str, dead: float, run: Run) -> None:
+    """Wait until a submission fails, as whoever watches over the log sees it; not for ever."""
+    async with LogClient(url(address), timeout=2) as client:
+        while time.monotonic() < dead + NOTICED:
+            (leaf,) = prepare(f"{run.old}/{time.time()}", 1)
+            try:
+                await client.add_leaf(leaf.body)
+            except ApiError:
+                run.seconds_to_detect = since(dead)
+                return
+            await asyncio.sleep(0.2)
+
+
+def since(moment: float) -> float:
+    """Seconds from it, to tell."""
+    return round(time.monotonic() - moment, 1)
 
 
 async def answers(client: LogClient) -> None:
@@ -405,10 +447,10 @@ async def _first_signature(client: LogClient, key: PublicKey, dead: float, run: 
     while True:
         with suppress(ApiError, ProofError):
             (await client.get_tree_head()).signed.verify(key)
-            run.seconds_to_sign = run.seconds_to_sign or round(time.monotonic() - dead, 1)
+            run.seconds_to_sign = run.seconds_to_sign or since(dead)
             (leaf,) = prepare(f"{run.new}/{time.time()}", 1)
             await client.add_leaf(leaf.body)
-            run.seconds_to_accept = round(time.monotonic() - dead, 1)
+            run.seconds_to_accept = since(dead)
             return
         await asyncio.sleep(0.2)
 
@@ -472,7 +514,16 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         f"{len(signed)} failovers: a signed tree head after {min(signed)} to {max(signed)} s,"
         f" a pair again after {min(paired)} to {max(paired)} s"
     )
-    yield f"{sum(run['acknowledged'] for run in result['runs'])} leaves acknowledged with 200"
+    for moment, said in (("detect", "no submission was taken"), ("decide", "all was checked")):
+        found = (run[f"seconds_to_{moment}"] for run in result["runs"])
+        seconds = [each for each in found if each is not None]
+        of = f" (in {len(seconds)} of {len(signed)})" if len(seconds) < len(signed) else ""
+        if seconds:
+            yield f"{said} after {min(seconds)} to {max(seconds)} s{of}"
+    acknowledged, retried = (
+        sum(run[what] for run in result["runs"]) for what in ("acknowledged", "retried")
+    )
+    yield f"{acknowledged} leaves acknowledged with 200, {retried} more by the new primary"
     yield f"lost leaves: {result['lost_leaves']}; split views: {result['split_views']}"
     for run in result["runs"]:
         for violation in run["violations"]:

@@ -7,11 +7,13 @@ an error. Proofs and signatures come back unverified; ``merkle`` and ``treehead`
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from sigsum_ops.errors import OpsError, UsageError
@@ -48,29 +50,58 @@ class InclusionProof:
     path: tuple[bytes, ...]
 
 
+class _Always(AbstractResolver):
+    """Every name has this one address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        del family  # the address has its own
+        version = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        found = ResolveResult(
+            hostname=host, host=self._address, port=port, family=version, proto=0, flags=0
+        )
+        return [found]
+
+    async def close(self) -> None:
+        pass
+
+
 class LogClient:
     """A session with one log; use it as an async context manager.
 
     Connections are kept and their number is not limited here: one for each request under way.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout: float = TIMEOUT,
+        address: str | None = None,
+    ) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
             url: the log's URL, with its prefix if it has one.
             token: value of the ``sigsum-token`` header, for logs that limit rates.
             timeout: seconds for one request, from connecting to the last byte.
+            address: the IP address to connect to, whatever the URL's name resolves to.
         """
         self._base = _checked(url)
         self._add_leaf = self._base / "add-leaf"
         self._headers = {TOKEN_HEADER: token} if token else {}
         self._timeout = timeout
+        self._resolver = _Always(address) if address else None
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, resolver=self._resolver),
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=["Accept", "Accept-Encoding", "Content-Type"],
