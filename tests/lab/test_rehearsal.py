@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from sigsum_ops.lab import rehearsal
+from sigsum_ops.lab.lab import Lab
 from sigsum_ops.lab.rehearsal import ANSWERS, ARRANGE
 from sigsum_ops.site.runbook import PAGES, commands, facts, pages
 from sigsum_ops.site.runbook.commands import NOT_REHEARSED, SITUATIONS, Command
@@ -78,3 +81,22 @@ def test_what_a_lab_cannot_do_is_named_where_it_stands() -> None:
     assert marked == NOT_IN_A_LAB
     text = " ".join(" ".join(path.read_text() for path in PAGES.glob("*.md")).split())
     assert text.count(NOT_REHEARSED) == len(NOT_IN_A_LAB)
+
+
+def test_a_page_is_printed_for_the_machines_as_they_are_by_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The last situation's end was a change of the primary; the next page named the old one."""
+    done: list[str] = []
+    lab = SimpleNamespace(hosts=lambda: {"log1": "", "log2": ""})
+    site = rehearsal.Rehearsal(cast("Lab", lab), tmp_path, {}, inventory=tmp_path)
+    site.after(lambda: done.append("undone"))
+
+    def scene(*_: object) -> list[Command]:
+        done.append("printed")
+        return []
+
+    monkeypatch.setattr(site, "scene", scene)
+    monkeypatch.setattr(site, "on", lambda *_: "")
+    site.rehearse("promote", 0)
+    assert done == ["undone", "printed"]

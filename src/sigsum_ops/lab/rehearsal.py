@@ -147,6 +147,8 @@ class Rehearsal:
         Raises:
             OpsError: a command ended otherwise than its page says.
         """
+        # What is undone may change which machine is the primary, and with it what is printed.
+        self.mend()
         typed = [command for number in numbers for command in self.scene(page, number)]
         for command in commands.rehearse(typed, self):
             self._tell(f"ok: {command.place}:{command.line}")
