@@ -232,14 +232,18 @@ def test_handover(ansible: Ansible, log1: Host, log2: Host) -> None:
     assert again.ok, again.output
     assert log1.file("/var/lib/sigsum-retired").is_directory
     assert log1.service("sigsum-log-secondary").is_running
-    swapped = ansible.playbook(
-        hosts={"log1": {"log_server_role": "secondary"}, "log2": {"log_server_role": "primary"}}
-    )
+    left = ansible.playbook(path=PLAYBOOKS / "outside.yml")
+    assert not left.ok
+    assert "log_server_role of log1 is primary, and log2 is the primary" in left.text
+    assert f"{url(log1)}/ leads to {log1.check_output('hostname -I').split()[0]}: " in left.text
+    roles = {"log1": {"log_server_role": "secondary"}, "log2": {"log_server_role": "primary"}}
+    swapped = ansible.playbook(hosts=roles)
     assert swapped.ok, swapped.output
-    second = ansible.playbook(
-        hosts={"log1": {"log_server_role": "secondary"}, "log2": {"log_server_role": "primary"}}
-    )
+    second = ansible.playbook(hosts=roles)
     assert not any(second.changed.values()), second.output
+    done = ansible.playbook(path=PLAYBOOKS / "outside.yml", hosts=roles, log_url=url(log2))
+    assert done.ok, done.output
+    assert "Nothing is left to be done outside the machines." in done.text
 
 
 def accepts(address: str) -> bool:
