@@ -69,6 +69,7 @@ def openssl_verifies(key: PublicKey, signed: SignedTreeHead, directory: Path) ->
     )
     body.write_bytes(signed.head.checkpoint(key))
     signature.write_bytes(signed.signature)
-    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin", "-in", body]
-    done = subprocess.run([*command, "-sigfile", signature], capture_output=True, text=True)
+    files = ("-inkey", public, "-in", body, "-sigfile", signature)
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-rawin", *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

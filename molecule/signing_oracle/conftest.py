@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import Log
+from signing import Log
 from testinfra.host import Host
 
 from sigsum_ops.lab.lab import Lab

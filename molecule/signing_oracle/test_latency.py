@@ -6,8 +6,8 @@ import json
 import time
 
 import pytest
-from harness import LOG, Log, fault
 from resources.support import add_leaves, eventually
+from signing import LOG, Log, fault
 from testinfra.host import Host
 
 # Asks for a signature over each size beyond the journal's last, one after the other, like log-go;

@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from harness import LOG, Log, fault
 from resources.support import (
     SSH,
     Ansible,
@@ -26,6 +25,7 @@ from resources.support import (
     runs_anew,
     shown,
 )
+from signing import LOG, Log, fault
 from testinfra.host import Host
 
 from sigsum_ops.log.keys import PublicKey

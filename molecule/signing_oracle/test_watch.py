@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from harness import DEVICE, fault
 from resources.support import eventually, exposure, main_pid, runs_anew, shown, submit
+from signing import DEVICE, fault
 from testinfra.host import Host
 
 STATE = "/var/lib/sigsum-hsm"

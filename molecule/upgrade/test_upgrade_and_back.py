@@ -112,7 +112,7 @@ async def _under_load(lab: Lab, upgrade: Callable[[], Run]) -> Run:
             await heads.look()
         assert load.acknowledged
         assert heads.violations == []
-        assert await drill._missing(client, heads, load) == 0
+        assert await drill.missing(client, heads, load) == 0
     return run
 
 

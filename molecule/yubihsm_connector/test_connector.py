@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from resources.support import SSH, Ansible, eventually, exposure, http, listening, main_pid
 from testinfra.host import Host
@@ -87,7 +89,8 @@ def test_an_oracle_waits_for_the_device_and_serves_nothing_meanwhile(log1: Host)
 def test_what_would_be_reached_by_others_is_refused(
     ansible: Ansible, setting: str, value: str
 ) -> None:
-    run = ansible.playbook(**{setting: value})
+    variables: dict[str, Any] = {setting: value}
+    run = ansible.playbook(**variables)
     assert not run.ok
     assert set(run.changed.values()) == {0}
     assert f"{setting} ({value})" in run.text

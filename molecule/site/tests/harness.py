@@ -64,7 +64,8 @@ class Site:
 
     def ask(self, name: str, script: str) -> str:
         """What a shell script that changes nothing prints on a machine."""
-        return self.machines[name].check_output("sh -ec %s", script)
+        said: str = self.machines[name].check_output("sh -ec %s", script)
+        return said
 
     def change(self, name: str, script: str) -> str:
         """Run a shell script as root on a machine."""

@@ -86,13 +86,13 @@ def secrets(site: Site) -> list[str]:
     assert len(found) == 5  # the log's own, and for each machine those of health and audit
     found |= {exponent, exponent.hex().encode(), base64.b64encode(exponent)[:-2]}
     for text in "\n".join(keys).split("-----BEGIN OPENSSH PRIVATE KEY-----")[1:]:
-        body, end, _ = text.partition("-----END OPENSSH PRIVATE KEY-----")
-        pem = f"-----BEGIN OPENSSH PRIVATE KEY-----{body}{end}\n"
+        inner, end, _ = text.partition("-----END OPENSSH PRIVATE KEY-----")
+        pem = f"-----BEGIN OPENSSH PRIVATE KEY-----{inner}{end}\n"
         seed = load_ssh_private_key(pem.encode(), None).private_bytes_raw()  # type: ignore[union-attr]
         # The seed at the end of a longer text in base64 has one of three forms; a key file is found
         # by its lines. The first line of a key file is the same in all.
         found |= {seed, seed.hex().encode(), base64.b64encode(seed)[:-2]}
-        found |= {line.encode() for line in body.split()[1:] if len(line) > 30}
+        found |= {line.encode() for line in inner.split()[1:] if len(line) > 30}
     assert len(found) >= 5 + 3 + 4 * 4  # the three hosts' keys and the secondary's node key
     return [secret.hex() for secret in found]
 
