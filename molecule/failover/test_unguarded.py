@@ -62,7 +62,8 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
         f"systemctl stop sigsum-log-secondary {TRILLIAN}; mariadb trillian < /root/older.sql;"
         f" systemctl start {TRILLIAN}"
     )
-    (tmp_path / "seen").write_text(http(log1, f"{url(log1)}/get-tree-head")[1])
+    published = http(log1, f"{url(log1)}/get-tree-head")[1]
+    (tmp_path / "seen").write_text(f"{published}\n")
     lab.kill("log1")
     said = refused(ansible, "log2", seen=[str(tmp_path / "seen")], **ATTESTED)
     assert "behind: log2 cannot prove what was signed" in said
