@@ -43,7 +43,7 @@ done
 echo startup=local-tree > {STATE}/sth.startup
 chown sigsum-log: {STATE}/sth.startup
 systemd-run --quiet --unit=by-hand --property=User=sigsum-log --setenv=SSH_AUTH_SOCK={AGENT} \\
-  --setenv=GODEBUG=httpmuxgo121=0 sigsum-log-primary --config=/run/by-hand.toml
+  --setenv=GODEBUG=httpmuxgo121=0 sigsum-log-primary
 """
 
 
@@ -68,7 +68,7 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
     said = refused(ansible, "log2", seen=[str(tmp_path / "seen")], **ATTESTED)
     assert "behind: log2 cannot prove what was signed" in said
 
-    lab.exec("log2", ["sh", "-ec", "cat > /run/by-hand.toml"], stdin=CONFIG, check=True)
+    lab.exec("log2", ["sh", "-ec", "cat > /etc/sigsum/config.toml"], stdin=CONFIG, check=True)
     with plain_agent(lab, "log2", key):
         log2.check_output("sh -ec %s", BY_HAND)
         eventually(lambda: head(url(log2)) is not None, seconds=20, what="the log answers")
