@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -31,6 +32,15 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
+
+
+def _end(
+    result: Mapping[str, Any], lines: Iterable[str], *, passed: bool, as_json: bool
+) -> NoReturn:
+    """Tell a long test's result, and exit by it."""
+    for line in [json.dumps(result)] if as_json else lines:
+        typer.echo(line)
+    raise typer.Exit(code=0 if passed else 1)
 
 
 def _version(show: bool) -> None:
@@ -376,12 +386,7 @@ def soak(
         out=out,
         tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
     )
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        for line in lines(result):
-            typer.echo(line)
-    raise typer.Exit(code=0 if result["passed"] else 1)
+    _end(result, lines(result), passed=result["passed"], as_json=as_json)
 
 
 @app.command()
@@ -495,12 +500,8 @@ def failover(
         out=out,
         tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
     )
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        for line in drill.lines(result):
-            typer.echo(line)
-    raise typer.Exit(code=1 if result["lost_leaves"] or result["split_views"] else 0)
+    passed = not result["lost_leaves"] and not result["split_views"]
+    _end(result, drill.lines(result), passed=passed, as_json=as_json)
 
 
 @drill.command()
@@ -530,12 +531,7 @@ def handover(
         out=out,
         tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
     )
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        for line in lines(result):
-            typer.echo(line)
-    raise typer.Exit(code=0 if result["passed"] else 1)
+    _end(result, lines(result), passed=result["passed"], as_json=as_json)
 
 
 @drill.command()
@@ -566,12 +562,7 @@ def crashes(
         out=out,
         tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),
     )
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        for line in lines(result):
-            typer.echo(line)
-    raise typer.Exit(code=0 if result["passed"] else 1)
+    _end(result, lines(result), passed=result["passed"], as_json=as_json)
 
 
 def main() -> None:

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import typer
 
+from sigsum_ops import cli
 from sigsum_ops.errors import OpsError
 from sigsum_ops.lab import drill, handovers
 from sigsum_ops.lab.drill import Load, Plan
@@ -94,3 +96,14 @@ def test_a_lab_without_both_machines() -> None:
     lab = cast("Lab", SimpleNamespace(hosts=lambda: {"log1": ""}))
     with pytest.raises(OpsError, match="the lab has no log2"):
         handovers.handovers(Plan(1), lab=lab)
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_result_is_told_and_decides_on_the_exit(
+    passed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for as_json, said in ((False, "one\ntwo\n"), (True, '{"runs": 1}\n')):
+        with pytest.raises(typer.Exit) as ended:
+            cli._end({"runs": 1}, ["one", "two"], passed=passed, as_json=as_json)
+        assert ended.value.exit_code == (not passed)
+        assert capsys.readouterr().out == said
