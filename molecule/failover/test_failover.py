@@ -31,8 +31,12 @@ from sigsum_ops.site.runbook import commands
 PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 STATE = "/var/lib/sigsum-log"
 METRICS = "/var/lib/sigsum-oracle/metrics.prom"
-# As converge.yml has it, for the playbooks that the drill runs.
-VARIABLES = ("log_server_interval=2s", f"controller_package_dir={EPHEMERAL / 'packages'}")
+# As converge.yml has it: the playbooks that an operator runs find it in the inventory.
+SETTINGS = {"log_server_interval": "2s", "log_server_policy_file": str(EPHEMERAL / "policy")}
+VARIABLES = (
+    *(f"{name}={value}" for name, value in SETTINGS.items()),
+    f"controller_package_dir={EPHEMERAL / 'packages'}",
+)
 # The promise is 60 s and 15 s on an idle machine; other scenarios run beside this one.
 SECONDS_TO_SIGN = 120.0
 WRITE_DOWNTIME = 30.0
@@ -48,7 +52,7 @@ def procedure(
     ansible: Ansible, name: str, target: str, *arguments: str, **variables: object
 ) -> Run:
     """Run one of the playbooks as an operator does, who says by -e what it is to do."""
-    extra = json.dumps({"target": target, "log_server_interval": "2s", **variables})
+    extra = json.dumps({"target": target, **SETTINGS, **variables})
     return ansible.playbook("--extra-vars", extra, *arguments, path=PLAYBOOKS / f"{name}.yml")
 
 
@@ -140,6 +144,8 @@ def test_a_secondary_that_is_behind_is_not_promoted(
         said = refused(ansible, "log2")
         assert "behind: log2 cannot prove what was signed" in said
         assert "has size" in said
+        # The witness is asked, a real one; it would not cosign what this machine signs.
+        assert "witness-ahead: the witness witness1 (" in said
     finally:
         log2.check_output(
             "systemctl stop trillian-log-server; mariadb trillian < /root/now.sql;"

@@ -67,6 +67,7 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
     lab.kill("log1")
     said = refused(ansible, "log2", seen=[str(tmp_path / "seen")], **ATTESTED)
     assert "behind: log2 cannot prove what was signed" in said
+    assert f"has cosigned size {first.head.size}, and the tree of log2 ends at size" in said
 
     lab.exec("log2", ["sh", "-ec", "cat > /etc/sigsum/config.toml"], stdin=CONFIG, check=True)
     with plain_agent(lab, "log2", key):

@@ -35,7 +35,7 @@ SECONDARY: dict[str, Any] = {
     "promoted": None,
     "permit": "",
     "has_policy": True,
-    "free_mb": 5000,
+    "free_mb": {"/state": 5000, "/database": 5001},
     "time": NOW,
     "unreadable": [],
 }
@@ -111,9 +111,10 @@ def test_a_conversion_that_was_interrupted_goes_on(kind: str) -> None:
         ({"tree__behind": ["log1 has size 13"]}, "behind"),
         ({"time": NOW + 5.1}, "clock"),
         ({"time": NOW - 5.1}, "clock"),
-        ({"free_mb": 1023}, "disk"),
-        ({"free_mb": 0}, "disk"),
-        ({"free_mb": None}, "disk"),
+        ({"free_mb": {"/state": 1023, "/database": 5000}}, "disk"),
+        ({"free_mb": {"/state": 5000, "/database": 1023}}, "disk"),
+        ({"free_mb": {"/state": 0, "/database": 0}}, "disk"),
+        ({"free_mb": {"/state": 5000, "/database": None}}, "disk"),
         ({"has_policy": False}, "policy"),
         ({"split_views": ["/var/lib/x/split-view-1.json"]}, "split-view"),
         ({"doubts": ["/var/lib/sigsum-log/sth: damaged"]}, "doubtful"),
@@ -236,7 +237,7 @@ def test_a_larger_tree_that_is_not_proven_is_not_picked() -> None:
 
 
 def test_one_that_is_refused_for_another_reason_is_not_picked() -> None:
-    name, why = chosen(dead(three(12, free_mb=0)))
+    name, why = chosen(dead(three(12, free_mb={"/state": 0})))
     assert (name, "log2 (12 leaves; disk)" in why) == ("log3", True)
 
 
@@ -334,7 +335,7 @@ def test_a_clock_is_compared_with_the_moment_at_which_it_was_told() -> None:
 def test_the_bounds_themselves_are_allowed() -> None:
     for difference in (-judge.CLOCK_BOUND, judge.CLOCK_BOUND):
         assert names(site(time=NOW + difference)) == []
-    assert names(site(free_mb=judge.FREE_BOUND)) == []
+    assert names(site(free_mb={"/state": judge.FREE_BOUND})) == []
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_the_bounds_themselves_are_allowed() -> None:
         ({"has_latch": True}, "latched"),
         ({"tree__behind": ["log1 has size 13"]}, "behind"),
         ({"time": NOW + 60}, "clock"),
-        ({"free_mb": 1}, "disk"),
+        ({"free_mb": {"/state": 1}}, "disk"),
         ({"has_policy": False}, "policy"),
     ],
 )
@@ -368,7 +369,7 @@ def test_evidence_that_another_machine_has() -> None:
 
 
 def test_all_of_them_are_said_at_once() -> None:
-    looks = site(tree__behind=["log1 has 13", "a client has 14"], free_mb=0, has_latch=True)
+    looks = site(tree__behind=["log1 has 13", "a client has 14"], free_mb={"/state": 0}, has_latch=True)
     assert sorted(names(looks)) == ["behind", "behind", "disk", "latched"]
 
 

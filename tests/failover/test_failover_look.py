@@ -78,7 +78,7 @@ def run(
 ) -> Look:
     """Look at a secondary in order."""
     reset(server)
-    for name in ("oracle", "archive", "etc"):
+    for name in ("oracle", "archive", "etc", "database"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(quarantine, "MARK", tmp_path / "etc/quarantined.json")
     monkeypatch.setattr(quarantine, "RESTORED", tmp_path / "restored")
@@ -86,6 +86,7 @@ def run(
     monkeypatch.setattr(module, "ARCHIVE", tmp_path / "archive/heads")
     monkeypatch.setattr(module, "NODE_KEY", tmp_path / "etc/node-key.pub")
     monkeypatch.setattr(module, "POLICY", tmp_path / "etc/policy")
+    monkeypatch.setattr(module, "DATABASE", tmp_path / "database")
     monkeypatch.setattr(module, "CONFIG", tmp_path / "etc/config.toml")
     monkeypatch.setattr(module, "ORACLE_CONFIG", tmp_path / "etc/oracle.toml")
     module.NODE_KEY.write_text(f"{KEY.ssh} node\n")
@@ -116,7 +117,7 @@ def become_primary(places: Places, server: FakeTrillian, systemd: Systemd) -> No
     journal.create(module.ORACLE / "journal", KEY.hash, head(11))
 
 
-def test_a_secondary(run: Look) -> None:
+def test_a_secondary(run: Look, places: Places) -> None:
     found = run()
     assert found["tree"] == {
         "id": TREE,
@@ -148,7 +149,8 @@ def test_a_secondary(run: Look) -> None:
     }
     assert {key: found[key] for key in expected} == expected
     assert set(found["units"]) == set(SECONDARY_UNITS)
-    assert found["free_mb"] > 0
+    assert list(found["free_mb"]) == [str(places.state), str(module.DATABASE)]
+    assert min(found["free_mb"].values()) > 0
     assert judge.problems({"x": found}, "x", now=found["time"]) == []
 
 
@@ -262,11 +264,13 @@ def test_a_new_machine(run: Look, places: Places, systemd: Systemd) -> None:
     places.state.rmdir()
     module.POLICY.unlink()
     module.NODE_KEY.unlink()
+    module.DATABASE.rmdir()
     for path in systemd.directory.iterdir():
         path.unlink()
     systemd.reload()
     found = run()
-    assert (found["parts"], found["units"], found["free_mb"]) == ([], {}, None)
+    assert (found["parts"], found["units"]) == ([], {})
+    assert found["free_mb"] == {str(places.state): None, str(module.DATABASE): None}
     assert (found["node_key"], found["has_policy"]) == (None, False)
 
 

@@ -495,7 +495,10 @@ def _machine(target: str, look: Look, now: float) -> Iterator[Problem]:
         yield Problem(
             "clock", f"the clock of {target} differs by {difference:+.0f} s from this one"
         )
-    if look["free_mb"] is None or look["free_mb"] < FREE_BOUND:
-        yield Problem("disk", f"{target} has {look['free_mb']} MiB of free disk")
+    path, free = min(look["free_mb"].items(), key=lambda each: each[1] or 0)
+    if free is None:
+        yield Problem("disk", f"{target} has no {path}")
+    elif free < FREE_BOUND:
+        yield Problem("disk", f"{target} has {free} MiB of free disk at {path}")
     if not look["has_policy"]:
         yield Problem("policy", f"{target} has no witness policy, /etc/sigsum/policy")

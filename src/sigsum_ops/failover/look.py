@@ -38,6 +38,7 @@ ARCHIVE = Path("/var/lib/sigsum-archive/heads")
 NODE_KEY = Path("/etc/sigsum/node-key.pub")
 GATED_BY = Path("/etc/sigsum/secondary.pub")
 POLICY = Path("/etc/sigsum/policy")
+DATABASE = Path("/var/lib/mysql")
 
 
 def look(
@@ -94,10 +95,15 @@ def look(
         "permit": attempt(_permit),
         "replicated": attempt(_replicated),
         "has_policy": POLICY.exists(),
-        "free_mb": shutil.disk_usage(places.state).free >> 20 if places.state.exists() else None,
+        "free_mb": {str(path): _free(path) for path in (places.state, DATABASE)},
         "time": time.time(),
         "unreadable": unreadable,
     }
+
+
+def _free(path: Path) -> int | None:
+    """MiB that can still be written there, which may be a disk of its own."""
+    return shutil.disk_usage(path).free >> 20 if path.exists() else None
 
 
 def _copied(tree: dict[str, Any] | None) -> list[dict[str, Any]]:
