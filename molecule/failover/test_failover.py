@@ -13,7 +13,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from resources.support import EPHEMERAL, Ansible, Run, add_leaves, eventually, http, submit
+from resources.support import (
+    EPHEMERAL,
+    Ansible,
+    Run,
+    add_leaves,
+    eventually,
+    http,
+    main_pid,
+    submit,
+)
 from testinfra.host import Host
 
 from sigsum_ops.failover import ungated
@@ -92,6 +101,12 @@ DISORDER = (
         {"latched"},
     ),
     (
+        "mkdir /mnt/small && mount -t tmpfs -o size=64m none /mnt/small"
+        f" && cp -a {STATE}/. /mnt/small && mount --bind /mnt/small {STATE}",
+        f"umount {STATE} /mnt/small && rmdir /mnt/small",
+        {"disk"},
+    ),
+    (
         'echo \'{"by": "a test"}\' > /etc/sigsum/fenced.json',
         "rm /etc/sigsum/fenced.json",
         {"target-fenced"},
@@ -116,6 +131,25 @@ def test_a_secondary_in_disorder_is_not_promoted(ansible: Ansible, log2: Host) -
 def test_a_tree_that_cannot_be_read_is_not_promoted(ansible: Ansible, log2: Host) -> None:
     with spoiled(log2, "systemctl stop mariadb", "systemctl start mariadb"):
         assert "tree-unreadable: " in refused(ansible, "log2")
+
+
+def test_a_machine_with_other_code_is_not_asked(ansible: Ansible, log2: Host) -> None:
+    """What it answers could be misread; found when a drill's own code was changed under it."""
+    older = "/Package: sigsum-ops$/,/^$/ s/^Version: .*/Version: 0.0.9/"
+    with spoiled(
+        log2,
+        f"cp /var/lib/dpkg/status /root; sed -i '{older}' /var/lib/dpkg/status",
+        "mv /root/status /var/lib/dpkg/status",
+    ):
+        assert "package: log2 has sigsum-ops 0.0.9, and this controller is" in refused(
+            ansible, "log2"
+        )
+        before = main_pid(log2, "sigsum-log-secondary")
+        brought = ansible.playbook("-e", "target=log2", path=PLAYBOOKS / "package.yml")
+        assert brought.ok, brought.output
+        assert brought.changed["log2"]
+        assert "can become the primary" in procedure(ansible, "promote", "log2", "--check").text
+        assert main_pid(log2, "sigsum-log-secondary") == before
 
 
 def test_neither_the_primary_nor_a_stranger_is_promoted(ansible: Ansible) -> None:
@@ -302,6 +336,7 @@ def test_alone_until_a_secondary_is_there(
     permit = {"until": until, "by": "a test", "why": "to see it work"}
     asked = {f"failover_ungated_{name}": value for name, value in permit.items()}
     cut.strike(lab, "log2")
+    assert "target-unreachable: log2 does not answer" in refused(ansible, "log2")
     attested = {"fenced_by": "a test", "fenced_how": "its network is cut"}
     run = procedure(ansible, "promote", "log1", **attested, **asked)
     assert run.ok, run.output

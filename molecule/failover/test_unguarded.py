@@ -6,19 +6,24 @@ These leave the site broken, so they come last.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from resources.support import Ansible, add_leaves, eventually, http
 from resources.unguarded import AGENT, openssl_verifies, plain_agent
-from test_failover import STATE, head, refused, url
+from test_failover import STATE, head, refused, spoiled, url
 from testinfra.host import Host
 
 from sigsum_ops.lab.drill import Load
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log.api import ApiError, LogClient
-from sigsum_ops.log.keys import load_public_key
-from sigsum_ops.log.treehead import SignedTreeHead
+from sigsum_ops.log.keys import PublicKey, load_public_key
+from sigsum_ops.log.treehead import CosignedTreeHead
 
+ARCHIVE = "/var/lib/sigsum-archive/heads"
 TRILLIAN = "trillian-log-server trillian-log-signer"
 ATTESTED = {"fenced_by": "a test", "fenced_how": "its power was cut"}
 CONFIG = f"""
@@ -34,58 +39,155 @@ policy-file = "/etc/sigsum/policy"
 sth-file = "{STATE}/sth"
 """
 # The tree is frozen, becomes a LOG, and is made active; each by Trillian's own tool.
-BY_HAND = f"""
+CONVERT = f"""
 systemctl stop sigsum-log-secondary
 id=$(sed -n 's/^tree-id=//p' {STATE}/tree-id)
 for change in tree_state=FROZEN tree_type=LOG tree_state=ACTIVE; do
   trillian_updatetree --admin_server=127.0.0.1:8090 --tree_id="$id" --$change
 done
+"""
+START_LOCAL = f"""
+rm -f {STATE}/sth
 echo startup=local-tree > {STATE}/sth.startup
 chown sigsum-log: {STATE}/sth.startup
-systemd-run --quiet --unit=by-hand --property=User=sigsum-log --setenv=SSH_AUTH_SOCK={AGENT} \\
-  --setenv=GODEBUG=httpmuxgo121=0 sigsum-log-primary
 """
+RUN = f"""
+systemd-run --quiet --collect --unit=by-hand --property=User=sigsum-log \\
+  --setenv=SSH_AUTH_SOCK={AGENT} --setenv=GODEBUG=httpmuxgo121=0 sigsum-log-primary
+"""
+SETTLED = 30  # seconds
+
+
+@contextmanager
+def by_hand(lab: Lab, host: Host, key: PublicKey, *scripts: str) -> Iterator[None]:
+    """A primary without guard, oracle and secondary, as one has it who follows prose in a hurry."""
+    name = host.check_output("hostname")
+    lab.exec(name, ["sh", "-ec", "cat > /etc/sigsum/config.toml"], stdin=CONFIG, check=True)
+    with plain_agent(lab, name, key):
+        host.check_output("sh -ec %s", "".join(scripts) + RUN)
+        eventually(lambda: head(url(host)) is not None, seconds=SETTLED, what="the log answers")
+        yield
+        host.check_output("systemctl stop by-hand")
+
+
+def grown(host: Host, size: int) -> CosignedTreeHead:
+    """What a log publishes as soon as it has this size."""
+    eventually(
+        lambda: (now := head(url(host))) is not None and now.size == size,
+        seconds=SETTLED,
+        what=f"{url(host)} publishes size {size}",
+    )
+    return asyncio.run(published(url(host)))
+
+
+def two_histories(
+    key: PublicKey, first: CosignedTreeHead, second: CosignedTreeHead, directory: Path
+) -> None:
+    """Both are signed, of the same size, and not the same; a witness stands by one of them only."""
+    assert second.signed.head.size == first.signed.head.size
+    assert second.signed.head.root != first.signed.head.root
+    for each in (first.signed, second.signed):
+        each.verify(key)
+        openssl_verifies(key, each, directory)
+    assert [len(each.cosignatures) for each in (first, second)] == [1, 0]
 
 
 def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
     ansible: Ansible, lab: Lab, log1: Host, log2: Host, tmp_path: Path
 ) -> None:
+    """Refused as ``behind``, or ``witness-ahead`` where only a witness has seen what was there."""
     key = load_public_key(lab.state / "log-key.pub")
-    log2.check_output("mariadb-dump --single-transaction trillian > /root/older.sql")
+    log2.check_output(
+        f"cp /etc/sigsum/config.toml {STATE}/tree-id /root;"
+        " mariadb-dump --single-transaction trillian > /root/older.sql"
+    )
     older = head(url(log1))
     acknowledged = Load(str(tmp_path), 20)
     asyncio.run(submitted(url(log1), acknowledged))
-    first = asyncio.run(signed(url(log1)))
+    first = asyncio.run(published(url(log1)))
+    size = first.signed.head.size
     assert older is not None
-    assert first.head.size >= older.size + 20
+    assert size >= older.size + 20
     log2.check_output(
         f"systemctl stop sigsum-log-secondary {TRILLIAN}; mariadb trillian < /root/older.sql;"
         f" systemctl start {TRILLIAN}"
     )
-    published = http(log1, f"{url(log1)}/get-tree-head")[1]
-    (tmp_path / "seen").write_text(f"{published}\n")
+    (tmp_path / "seen").write_text(f"{http(log1, f'{url(log1)}/get-tree-head')[1]}\n")
     lab.kill("log1")
     said = refused(ansible, "log2", seen=[str(tmp_path / "seen")], **ATTESTED)
     assert "behind: log2 cannot prove what was signed" in said
-    assert f"has cosigned size {first.head.size}, and the tree of log2 ends at size" in said
+    assert f"has cosigned size {size}, and the tree of log2 ends at size {older.size}" in said
+    # Where nobody tells what was published, nobody can say what is missing.
+    with spoiled(log2, f"mv {ARCHIVE} /root/heads", f"mv /root/heads {ARCHIVE}"):
+        said = refused(ansible, "log2", **ATTESTED)
+    assert "nothing-seen: nothing is known of what the log has published" in said
+    assert "behind: " not in said
 
-    lab.exec("log2", ["sh", "-ec", "cat > /etc/sigsum/config.toml"], stdin=CONFIG, check=True)
-    with plain_agent(lab, "log2", key):
-        log2.check_output("sh -ec %s", BY_HAND)
-        eventually(lambda: head(url(log2)) is not None, seconds=20, what="the log answers")
+    with by_hand(lab, log2, key, CONVERT, START_LOCAL):
         # A user's leaf has a proof, and is gone.
         assert asyncio.run(known(url(log2), acknowledged)) == 0
-        add_leaves(url(log2), first.head.size - older.size)
+        add_leaves(url(log2), size - older.size)
+        two_histories(key, first, grown(log2, size), tmp_path)
+
+
+def test_a_primary_that_is_not_fenced_shows_a_second_history(
+    lab: Lab, log1: Host, log2: Host, tmp_path: Path
+) -> None:
+    """Refused as ``not-fenced`` or ``ungated-permit``: both have all that was ever published."""
+    key = load_public_key(lab.state / "log-key.pub")
+    lab.start("log1")
+    log1.check_output("systemctl stop sigsum-log-primary")
+    dump = lab.exec("log1", ["mariadb-dump", "--single-transaction", "trillian"], check=True).stdout
+    tree = log1.check_output("cat %s/tree-id", STATE)
+    log2.check_output("systemctl stop %s", TRILLIAN)
+    lab.exec("log2", ["mariadb", "trillian"], stdin=dump, check=True)
+    log2.check_output(f"echo '{tree}' > {STATE}/tree-id; systemctl start {TRILLIAN}")
+    with by_hand(lab, log1, key), by_hand(lab, log2, key, START_LOCAL):
+        both = head(url(log1))
+        assert both == head(url(log2))
+        assert both is not None
+        add_leaves(url(log1), 7)
+        first = grown(log1, both.size + 7)
+        add_leaves(url(log2), 7)
+        two_histories(key, first, grown(log2, both.size + 7), tmp_path)
+
+
+def test_a_secondary_that_is_not_drained_never_signs_again(
+    ansible: Ansible, lab: Lab, log1: Host, log2: Host
+) -> None:
+    """Refused as long as leaves have a number and are not in the tree yet."""
+    key = load_public_key(lab.state / "log-key.pub")
+    log2.check_output(
+        f"systemctl stop {TRILLIAN}; mariadb trillian < /root/older.sql; rm {STATE}/sth*;"
+        f" cp /root/config.toml /etc/sigsum/; cp /root/tree-id {STATE}/;"
+        " systemctl start trillian-log-server"
+    )
+    with by_hand(lab, log1, key):
+        # Its signer is stopped, so what it copies has a number and waits.
+        log2.check_output("systemctl start sigsum-log-secondary")
         eventually(
-            lambda: (now := head(url(log2))) is not None and now.size == first.head.size,
-            seconds=30,
-            what="the log signs a tree head of the size that was published before",
+            lambda: int(looked(ansible, key)["waiting"]) > 0, seconds=SETTLED, what="leaves wait"
         )
-        second = asyncio.run(signed(url(log2)))
-    assert second.head.root != first.head.root
-    for each in (first, second):
-        each.verify(key)
-        openssl_verifies(key, each, tmp_path)
+        log2.check_output("systemctl stop sigsum-log-secondary")
+    step = ansible.module("log2", "sigsum_ops.site.failover", step="adopt", log_key=key.ssh)
+    assert step["failed"]
+    assert "are not in the tree after 30 s" in step["msg"], step
+    before = looked(ansible, key)
+    assert (before["type"], before["state"]) == ("PREORDERED_LOG", "ACTIVE")
+
+    with by_hand(lab, log2, key, CONVERT, START_LOCAL, "systemctl start trillian-log-signer\n"):
+        add_leaves(url(log2), 7)
+        time.sleep(SETTLED)
+        now = head(url(log2))
+        assert now is not None
+        assert now.size == before["size"]
+
+
+def looked(ansible: Ansible, key: PublicKey) -> dict[str, Any]:
+    """The tree of log2."""
+    found = ansible.module("log2", "sigsum_ops.site.failover", step="look", log_key=key.ssh)
+    tree: dict[str, Any] = found["found"]["tree"]
+    return tree
 
 
 async def submitted(address: str, load: Load) -> None:
@@ -94,10 +196,10 @@ async def submitted(address: str, load: Load) -> None:
         await asyncio.wait_for(load.submit(client, asyncio.Event()), 60)
 
 
-async def signed(address: str) -> SignedTreeHead:
-    """What a log publishes."""
+async def published(address: str) -> CosignedTreeHead:
+    """What a log shows to its users."""
     async with LogClient(address) as client:
-        return (await client.get_tree_head()).signed
+        return await client.get_tree_head()
 
 
 async def known(address: str, load: Load) -> int:

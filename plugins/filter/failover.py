@@ -78,6 +78,7 @@ from sigsum_ops.errors import UsageError
 from sigsum_ops.failover import judge, outside, procedure
 from sigsum_ops.failover.ungated import Permit, parse
 from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.packages import own
 
 
 def failover_looks(
@@ -92,6 +93,19 @@ def failover_looks(
         or hosts[name].get("failover_look", {}).get("found")
         for name in names
     }
+
+
+def package_skew(packages: Mapping[str, str], host: str) -> str:
+    """Why a procedure may not be run on a machine with these packages; empty where it may."""
+    there, here = packages.get(own.NAME), own.recipe().version
+    if there in (None, here):
+        return ""
+    return (
+        f"package: {host} has {own.NAME} {there}, and this controller is {here}: one of them may"
+        " not understand the other.\n  Go back to the commit with which it was converged; or converge"
+        " it. Where there is no time, or site.yml refuses it: sigsum-ops packages build, and"
+        f" playbooks/package.yml -e target={host}"
+    )
 
 
 def failover_seen(looks: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -243,6 +257,7 @@ class FilterModule:
             "failover_permits": failover_permits,
             "failover_seen": failover_seen,
             "outside_problems": outside_problems,
+            "package_skew": package_skew,
             "promotion_choice": promotion_choice,
             "promotion_problems": promotion_problems,
             "promotion_warnings": judge.warnings,

@@ -369,7 +369,9 @@ def test_evidence_that_another_machine_has() -> None:
 
 
 def test_all_of_them_are_said_at_once() -> None:
-    looks = site(tree__behind=["log1 has 13", "a client has 14"], free_mb={"/state": 0}, has_latch=True)
+    looks = site(
+        tree__behind=["log1 has 13", "a client has 14"], free_mb={"/state": 0}, has_latch=True
+    )
     assert sorted(names(looks)) == ["behind", "behind", "disk", "latched"]
 
 

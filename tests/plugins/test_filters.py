@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from sigsum_ops.packages import own
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(ROOT.glob("plugins/filter/*.py"))
@@ -19,14 +23,15 @@ CALLERS = sorted(
 )
 
 
-def filters(path: Path) -> set[str]:
+def filters(path: Path) -> dict[str, Callable[..., Any]]:
     """The filters that a plugin has, as Ansible loads it."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return set(module.FilterModule().filters())
+    found: dict[str, Callable[..., Any]] = module.FilterModule().filters()
+    return found
 
 
 @pytest.mark.parametrize("caller", CALLERS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -34,3 +39,13 @@ def test_each_filter_that_is_called_is_there(caller: Path) -> None:
     """Ansible looks for one only as it is called, in the middle of a procedure."""
     there = set().union(*map(filters, PLUGINS))
     assert set(CALL.findall(caller.read_text())) <= there
+
+
+def test_code_that_is_not_the_controllers_is_told() -> None:
+    skew = filters(ROOT / "plugins/filter/failover.py")["package_skew"]
+    here = own.recipe().version
+    assert skew({}, "log1") == ""  # a new machine
+    assert skew({"sigsum-ops": here, "trillian": "1"}, "log1") == ""
+    said = skew({"sigsum-ops": "0.0.9"}, "log1")
+    assert said.startswith(f"package: log1 has sigsum-ops 0.0.9, and this controller is {here}: ")
+    assert "playbooks/package.yml -e target=log1" in said
