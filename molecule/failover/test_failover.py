@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from resources.support import (
-    EPHEMERAL,
-    Ansible,
-    Run,
-    add_leaves,
-    eventually,
-    http,
-    main_pid,
-    submit,
-)
+from resources.procedures import PLAYBOOKS, SETTINGS, head, procedure, refused, spoiled, url
+from resources.support import EPHEMERAL, Ansible, add_leaves, eventually, http, main_pid, submit
 from testinfra.host import Host
 
 from sigsum_ops.failover import ungated
@@ -37,11 +27,8 @@ from sigsum_ops.log.merkle import verify_consistency
 from sigsum_ops.log.treehead import TreeHead
 from sigsum_ops.site.runbook import commands
 
-PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 STATE = "/var/lib/sigsum-log"
 METRICS = "/var/lib/sigsum-oracle/metrics.prom"
-# As converge.yml has it: the playbooks that an operator runs find it in the inventory.
-SETTINGS = {"log_server_interval": "2s", "log_server_policy_file": str(EPHEMERAL / "policy")}
 VARIABLES = (
     *(f"{name}={value}" for name, value in SETTINGS.items()),
     f"controller_package_dir={EPHEMERAL / 'packages'}",
@@ -49,39 +36,6 @@ VARIABLES = (
 # The promise is 60 s and 15 s on an idle machine; other scenarios run beside this one.
 SECONDS_TO_SIGN = 120.0
 WRITE_DOWNTIME = 30.0
-
-
-def url(host: Host) -> str:
-    """Where the machine's log answers its users."""
-    address: str = host.check_output("hostname -I").split()[0]
-    return f"http://{address}:{drill.PORT}"
-
-
-def procedure(
-    ansible: Ansible, name: str, target: str, *arguments: str, **variables: object
-) -> Run:
-    """Run one of the playbooks as an operator does, who says by -e what it is to do."""
-    extra = json.dumps({"target": target, **SETTINGS, **variables})
-    return ansible.playbook("--extra-vars", extra, *arguments, path=PLAYBOOKS / f"{name}.yml")
-
-
-def refused(ansible: Ansible, target: str, **variables: object) -> str:
-    """What promote.yml says, which must refuse, change nothing and leave the log as it is."""
-    run = procedure(ansible, "promote", target, **variables)
-    assert not run.ok
-    assert not any(run.changed.values()), run.output
-    assert "Nothing was changed." in run.text, run.output
-    return run.text
-
-
-@contextmanager
-def spoiled(host: Host, spoil: str, mend: str) -> Iterator[None]:
-    """Something that is wrong for a while."""
-    host.check_output(spoil)
-    try:
-        yield
-    finally:
-        host.check_output(mend)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -298,18 +252,6 @@ def accepts(address: str) -> bool:
         return False
 
     return asyncio.run(once())
-
-
-def head(address: str) -> TreeHead | None:
-    """What a log publishes; None where it does not answer."""
-
-    async def ask() -> TreeHead | None:
-        async with LogClient(address, timeout=2) as client:
-            with suppress(ApiError):
-                return (await client.get_tree_head()).signed.head
-        return None
-
-    return asyncio.run(ask())
 
 
 def extends(address: str, old: TreeHead) -> bool:

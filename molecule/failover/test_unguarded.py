@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from resources.procedures import ATTESTED, acknowledge, head, refused, spoiled, url
 from resources.support import Ansible, add_leaves, eventually, http
 from resources.unguarded import AGENT, openssl_verifies, plain_agent
-from test_failover import STATE, head, refused, spoiled, url
+from test_failover import STATE
 from testinfra.host import Host
 
 from sigsum_ops.lab.drill import Load
@@ -25,7 +26,6 @@ from sigsum_ops.log.treehead import CosignedTreeHead
 
 ARCHIVE = "/var/lib/sigsum-archive/heads"
 TRILLIAN = "trillian-log-server trillian-log-signer"
-ATTESTED = {"fenced_by": "a test", "fenced_how": "its power was cut"}
 CONFIG = f"""
 external-endpoint = "0.0.0.0:6965"
 internal-endpoint = "0.0.0.0:6967"
@@ -103,7 +103,7 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
     )
     older = head(url(log1))
     acknowledged = Load(str(tmp_path), 20)
-    asyncio.run(submitted(url(log1), acknowledged))
+    asyncio.run(acknowledge(url(log1), acknowledged))
     first = asyncio.run(published(url(log1)))
     size = first.signed.head.size
     assert older is not None
@@ -188,12 +188,6 @@ def looked(ansible: Ansible, key: PublicKey) -> dict[str, Any]:
     found = ansible.module("log2", "sigsum_ops.site.failover", step="look", log_key=key.ssh)
     tree: dict[str, Any] = found["found"]["tree"]
     return tree
-
-
-async def submitted(address: str, load: Load) -> None:
-    """Have all of them acknowledged with 200."""
-    async with LogClient(address) as client:
-        await asyncio.wait_for(load.submit(client, asyncio.Event()), 60)
 
 
 async def published(address: str) -> CosignedTreeHead:

@@ -77,6 +77,8 @@ from ansible.errors import AnsibleFilterError
 from sigsum_ops.errors import UsageError
 from sigsum_ops.failover import judge, outside, procedure
 from sigsum_ops.failover.ungated import Permit, parse
+from sigsum_ops.log import archive, keep
+from sigsum_ops.log.archive import ArchiveError
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.packages import own
 
@@ -102,10 +104,31 @@ def package_skew(packages: Mapping[str, str], host: str) -> str:
         return ""
     return (
         f"package: {host} has {own.NAME} {there}, and this controller is {here}: one of them may"
-        " not understand the other.\n  Go back to the commit with which it was converged; or converge"
-        " it. Where there is no time, or site.yml refuses it: sigsum-ops packages build, and"
-        f" playbooks/package.yml -e target={host}"
+        " not understand the other.\n  Go back to the commit with which it was converged, or"
+        " converge it. Where there is no time, or site.yml refuses it: sigsum-ops packages build,"
+        f" and playbooks/package.yml -e target={host}"
     )
+
+
+def controller_seen(log_key: str) -> list[dict[str, str]]:
+    """What this controller knows to have been published, as the module failover takes it."""
+    key = PublicKey.parse(log_key)
+    path = keep.place(key)
+    if not path.exists() or not path.stat().st_size:
+        return []
+    try:
+        found = archive.seen(path, key)
+    except ArchiveError as error:
+        raise AnsibleFilterError(f"{error.message} {error.hint or ''}") from error
+    return [
+        {
+            "source": f"this controller: {path}",
+            "signed": "".join(
+                f"{name}={value}\n" for name, value in archive.fields_of(each).items()
+            ),
+        }
+        for each in found
+    ]
 
 
 def failover_seen(looks: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -250,6 +273,7 @@ class FilterModule:
         """The filters by name."""
         return {
             "abandon_problems": abandon_problems,
+            "controller_seen": controller_seen,
             "failover_followers": judge.followers,
             "failover_former": judge.former,
             "failover_gating": judge.gating,

@@ -74,6 +74,10 @@ class ArchiveError(OpsError):
     """What was published is not known, or cannot be written down."""
 
 
+class InUse(ArchiveError):  # noqa: N818 - what it is
+    """Another process has the archive open for writing."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """One line: a signed tree head, when and where it was first seen, and the proof up to it.
@@ -236,7 +240,7 @@ class Archive:
             return cls(path, file, log_key)
         except BlockingIOError as error:
             file.close()
-            raise ArchiveError(
+            raise InUse(
                 f"{path}: in use by another process",
                 hint="The service sigsum-head-archive follows the log already.",
             ) from error

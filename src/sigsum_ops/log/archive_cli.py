@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +51,36 @@ def follow(
             raise UsageError("--json goes with --once")
         following.run(settings)
         return
-    report = asyncio.run(following.once(settings))
+    _tell(asyncio.run(following.once(settings)), as_json=as_json)
+
+
+@app.command()
+def keep(
+    inventory: Annotated[
+        Path | None, typer.Option("--inventory", "-i", help="Which site; ansible.cfg's otherwise.")
+    ] = None,
+    url: Annotated[list[str] | None, typer.Option(help="Ask there, not at its log_url.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Have this controller keep what the log publishes now; for a timer, every ten minutes or so.
+
+    Each procedure that changes which machine is the primary does this too, and then refuses what
+    does not extend all that was kept. So the more often it runs, the more is known of the log where
+    all its machines are lost. Exits as follow --once does.
+
+    Example: sigsum-ops archive keep --inventory inventories/production
+    """
+    from sigsum_ops.log.keep import keep as keep_heads
+    from sigsum_ops.log.target import log_of_inventory
+
+    log = log_of_inventory(inventory)
+    _tell(keep_heads(log.key, url or [log.url]), as_json=as_json)
+
+
+def _tell(report: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the report of one look, and end with its exit code."""
+    from sigsum_ops.log import follow as following
+
     if as_json:
         typer.echo(json.dumps(report))
     else:

@@ -47,6 +47,7 @@ class Settings:
     file: Path
     interval: float
     metrics_file: Path | None
+    timeout: float = TIMEOUT
 
 
 class Outcome(StrEnum):
@@ -78,8 +79,8 @@ def load(path: Path) -> Settings:
     return read(path, parse)
 
 
-def parse(values: dict[str, Any]) -> Settings:
-    """Check the values of the file."""
+def parse(values: dict[str, Any], *, timeout: float = TIMEOUT) -> Settings:
+    """Check the values of the file; ``timeout`` in seconds for each request."""
     table = Table(values)
     urls = table.take("urls", list)
     if not urls or not all(isinstance(url, str) for url in urls) or len(set(urls)) != len(urls):
@@ -94,6 +95,7 @@ def parse(values: dict[str, Any]) -> Settings:
         file=table.path("file"),
         interval=table.number("interval", 1, 3600, 5),
         metrics_file=table.path("metrics_file", None),
+        timeout=timeout,
     )
     table.done()
     return settings
@@ -250,7 +252,7 @@ async def following(settings: Settings) -> AsyncIterator[tuple[Archive, Follower
         if archive.cut:
             log.warning("%s: cut off an unfinished last line", archive.path)
         clients = {
-            url: await stack.enter_async_context(LogClient(url, timeout=TIMEOUT))
+            url: await stack.enter_async_context(LogClient(url, timeout=settings.timeout))
             for url in settings.urls
         }
         yield archive, Follower(archive, settings.public_key, clients)
@@ -263,7 +265,7 @@ async def once(settings: Settings) -> dict[str, Any]:
         ArchiveError: the archive is damaged, in use, or cannot be written.
     """
     async with following(settings) as (archive, follower):
-        answers = [await follower.look(url) for url in settings.urls]
+        answers = await asyncio.gather(*map(follower.look, settings.urls))
         _write_metrics(settings.metrics_file, archive, follower)
         last = archive.last
         return {
