@@ -20,6 +20,7 @@ from testinfra.host import Host
 
 from sigsum_ops.lab.drill import Load
 from sigsum_ops.lab.lab import Lab
+from sigsum_ops.log import keep
 from sigsum_ops.log.api import ApiError, LogClient
 from sigsum_ops.log.keys import PublicKey, load_public_key
 from sigsum_ops.log.treehead import CosignedTreeHead
@@ -117,9 +118,13 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
     said = refused(ansible, "log2", seen=[str(tmp_path / "seen")], **ATTESTED)
     assert "behind: log2 cannot prove what was signed" in said
     assert f"has cosigned size {size}, and the tree of log2 ends at size {older.size}" in said
-    # Where nobody tells what was published, nobody can say what is missing.
     with spoiled(log2, f"mv {ARCHIVE} /root/heads", f"mv /root/heads {ARCHIVE}"):
+        kept = keep.place(key)
+        assert f"this controller: {kept} has size" in refused(ansible, "log2", **ATTESTED)
+        # Where nobody tells what was published, nobody can say what is missing.
+        kept.rename(tmp_path / "kept")
         said = refused(ansible, "log2", **ATTESTED)
+        (tmp_path / "kept").rename(kept)
     assert "nothing-seen: nothing is known of what the log has published" in said
     assert "behind: " not in said
 
