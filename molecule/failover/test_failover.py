@@ -306,7 +306,9 @@ def test_alone_until_a_secondary_is_there(
     assert not wrong.ok
     assert not any(wrong.changed.values())
     assert f"lets the log go on alone until {until}" in wrong.text
-    assert "ungated-permit: log1 may sign without a secondary until" in refused(ansible, "log2")
+    said = refused(ansible, "log2")
+    assert "ungated-permit: log1 may sign without a secondary until" in said
+    assert "replaced: another machine has taken the place of log2" in said
     assert head(url(log2)) == last
     assert extends(url(log1), last)
 

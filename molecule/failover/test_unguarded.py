@@ -109,6 +109,7 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
     size = first.signed.head.size
     assert older is not None
     assert size >= older.size + 20
+    keep.keep(key, [url(log1)])  # as the controller's timer does
     log2.check_output(
         f"systemctl stop sigsum-log-secondary {TRILLIAN}; mariadb trillian < /root/older.sql;"
         f" systemctl start {TRILLIAN}"
