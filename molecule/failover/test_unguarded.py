@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from resources.procedures import ATTESTED, acknowledge, head, refused, spoiled, url
-from resources.support import Ansible, add_leaves, eventually, http
+from resources.support import EPHEMERAL, Ansible, add_leaves, eventually, http
 from resources.unguarded import AGENT, openssl_verifies, plain_agent
 from test_failover import STATE
 from testinfra.host import Host
 
+from sigsum_ops.failover import witness
 from sigsum_ops.lab.drill import Load
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log import keep
 from sigsum_ops.log.api import ApiError, LogClient
 from sigsum_ops.log.keys import PublicKey, load_public_key
+from sigsum_ops.log.policy import load as witness_policy
 from sigsum_ops.log.treehead import CosignedTreeHead
 
 ARCHIVE = "/var/lib/sigsum-archive/heads"
@@ -60,6 +62,16 @@ SETTLED = 30  # seconds
 
 
 @contextmanager
+def aside(path: Path) -> Iterator[None]:
+    """Without a file, for a while."""
+    there = path.rename(path.with_name("aside"))
+    try:
+        yield
+    finally:
+        there.rename(path)
+
+
+@contextmanager
 def by_hand(lab: Lab, host: Host, key: PublicKey, *scripts: str) -> Iterator[None]:
     """A primary without guard, oracle and secondary, as one has it who follows prose in a hurry."""
     name = host.check_output("hostname")
@@ -71,26 +83,31 @@ def by_hand(lab: Lab, host: Host, key: PublicKey, *scripts: str) -> Iterator[Non
         host.check_output("systemctl stop by-hand")
 
 
-def grown(host: Host, size: int) -> CosignedTreeHead:
-    """What a log publishes as soon as it has this size."""
-    eventually(
-        lambda: (now := head(url(host))) is not None and now.size == size,
-        seconds=SETTLED,
-        what=f"{url(host)} publishes size {size}",
-    )
+def settled(host: Host, size: int, cosignatures: int) -> CosignedTreeHead:
+    """What a log publishes as soon as it has this size, and so many cosignatures."""
+
+    def there() -> bool:
+        now = asyncio.run(published(url(host)))
+        return (now.signed.head.size, len(now.cosignatures)) == (size, cosignatures)
+
+    eventually(there, seconds=SETTLED, what=f"{url(host)} publishes size {size}")
     return asyncio.run(published(url(host)))
 
 
 def two_histories(
     key: PublicKey, first: CosignedTreeHead, second: CosignedTreeHead, directory: Path
 ) -> None:
-    """Both are signed, of the same size, and not the same; a witness stands by one of them only."""
+    """Both are signed, of the same size, and not the same; the witness stands by the first."""
     assert second.signed.head.size == first.signed.head.size
     assert second.signed.head.root != first.signed.head.root
     for each in (first.signed, second.signed):
         each.verify(key)
         openssl_verifies(key, each, directory)
-    assert [len(each.cosignatures) for each in (first, second)] == [1, 0]
+    asked = witness_policy(EPHEMERAL / "policy").witnesses
+    (answer,) = witness.ask(asked, first.signed, key)
+    assert (answer.size, answer.other_root) == (first.signed.head.size, False)
+    (answer,) = witness.ask(asked, second.signed, key)
+    assert answer.other_root
 
 
 def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
@@ -102,13 +119,12 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
         f"cp /etc/sigsum/config.toml {STATE}/tree-id /root;"
         " mariadb-dump --single-transaction trillian > /root/older.sql"
     )
-    older = head(url(log1))
+    older = looked(ansible, key)["size"]
     acknowledged = Load(str(tmp_path), 20)
     asyncio.run(acknowledge(url(log1), acknowledged))
-    first = asyncio.run(published(url(log1)))
-    size = first.signed.head.size
-    assert older is not None
-    assert size >= older.size + 20
+    size = looked(ansible, key)["size"]
+    assert size >= older + 20
+    first = settled(log1, size, cosignatures=1)
     keep.keep(key, [url(log1)])  # as the controller's timer does
     log2.check_output(
         f"systemctl stop sigsum-log-secondary {TRILLIAN}; mariadb trillian < /root/older.sql;"
@@ -118,22 +134,21 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
     lab.kill("log1")
     said = refused(ansible, "log2", seen=[str(tmp_path / "seen")], **ATTESTED)
     assert "behind: log2 cannot prove what was signed" in said
-    assert f"has cosigned size {size}, and the tree of log2 ends at size {older.size}" in said
+    assert f"has cosigned size {size}, and the tree of log2 ends at size {older}" in said
     with spoiled(log2, f"mv {ARCHIVE} /root/heads", f"mv /root/heads {ARCHIVE}"):
         kept = keep.place(key)
         assert f"this controller: {kept} has size" in refused(ansible, "log2", **ATTESTED)
         # Where nobody tells what was published, nobody can say what is missing.
-        kept.rename(tmp_path / "kept")
-        said = refused(ansible, "log2", **ATTESTED)
-        (tmp_path / "kept").rename(kept)
+        with aside(kept):
+            said = refused(ansible, "log2", **ATTESTED)
     assert "nothing-seen: nothing is known of what the log has published" in said
     assert "behind: " not in said
 
     with by_hand(lab, log2, key, CONVERT, START_LOCAL):
         # A user's leaf has a proof, and is gone.
         assert asyncio.run(known(url(log2), acknowledged)) == 0
-        add_leaves(url(log2), size - older.size)
-        two_histories(key, first, grown(log2, size), tmp_path)
+        add_leaves(url(log2), size - older)
+        two_histories(key, first, settled(log2, size, cosignatures=0), tmp_path)
 
 
 def test_a_primary_that_is_not_fenced_shows_a_second_history(
@@ -153,9 +168,9 @@ def test_a_primary_that_is_not_fenced_shows_a_second_history(
         assert both == head(url(log2))
         assert both is not None
         add_leaves(url(log1), 7)
-        first = grown(log1, both.size + 7)
+        first = settled(log1, both.size + 7, cosignatures=1)
         add_leaves(url(log2), 7)
-        two_histories(key, first, grown(log2, both.size + 7), tmp_path)
+        two_histories(key, first, settled(log2, both.size + 7, cosignatures=0), tmp_path)
 
 
 def test_a_secondary_that_is_not_drained_never_signs_again(
@@ -184,6 +199,9 @@ def test_a_secondary_that_is_not_drained_never_signs_again(
     with by_hand(lab, log2, key, CONVERT, START_LOCAL, "systemctl start trillian-log-signer\n"):
         add_leaves(url(log2), 7)
         time.sleep(SETTLED)
+        assert log2.service("trillian-log-signer").is_running
+        count = "SELECT COUNT(*) FROM Unsequenced"
+        assert int(log2.check_output("mariadb -BNe %s trillian", count)) == 7
         now = head(url(log2))
         assert now is not None
         assert now.size == before["size"]

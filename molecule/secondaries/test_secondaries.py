@@ -75,7 +75,7 @@ def test_without_a_name_the_best_is_promoted_and_the_other_gates_at_once(
 ) -> None:
     run = procedure(ansible, "promote", "", **ATTESTED)
     assert run.ok, run.output
-    assert "the best of log2 (20 leaves), log3 (0 leaves; behind, better-candidate)" in run.text
+    assert "the best of log2 (20 leaves), log3 (0 leaves; behind; better-candidate)" in run.text
     assert "log3 copies from it, and it signs what log3 has." in run.text
     begun = time.monotonic()
     more = Load(str(tmp_path), 5)

@@ -77,8 +77,8 @@ from ansible.errors import AnsibleFilterError
 from sigsum_ops.errors import UsageError
 from sigsum_ops.failover import judge, outside, procedure
 from sigsum_ops.failover.ungated import Permit, parse
-from sigsum_ops.log import archive, keep
-from sigsum_ops.log.archive import ArchiveError
+from sigsum_ops.log import keep
+from sigsum_ops.log.archive import fields_of
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.packages import own
 
@@ -97,37 +97,39 @@ def failover_looks(
     }
 
 
-def package_skew(packages: Mapping[str, str], host: str) -> str:
-    """Why a procedure may not be run on a machine with these packages; empty where it may."""
-    there, here = packages.get(own.NAME), own.recipe().version
-    if there in (None, here):
-        return ""
-    return (
-        f"package: {host} has {own.NAME} {there}, and this controller is {here}: one of them may"
+def package_skew(hosts: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Machines that answer, and whose code is not this controller's."""
+    here = own.recipe().version
+    facts = {name: hosts[name].get("ansible_facts", {}) for name in names}
+    found = {
+        name: each.get("sigsum_machine", {}).get("packages", {}).get(own.NAME)
+        for name, each in facts.items()
+    }
+    return [
+        f"package: {name} has {own.NAME} {there}, and this controller is {here}: one of them may"
         " not understand the other.\n  Go back to the commit with which it was converged, or"
-        " converge it. Where there is no time, or site.yml refuses it: sigsum-ops packages build,"
-        f" and playbooks/package.yml -e target={host}"
-    )
+        f" converge it. In a hurry: playbooks/package.yml -e target={name}. A machine that cannot"
+        " take it is powered off, and that attested."
+        for name, there in found.items()
+        if there not in (None, here)
+    ]
+
+
+def controller_problems(log_key: str) -> list[str]:
+    """What this controller has seen of the log that forbids every change."""
+    return keep.problems(PublicKey.parse(log_key))
 
 
 def controller_seen(log_key: str) -> list[dict[str, str]]:
     """What this controller knows to have been published, as the module failover takes it."""
     key = PublicKey.parse(log_key)
     path = keep.place(key)
-    if not path.exists() or not path.stat().st_size:
-        return []
-    try:
-        found = archive.seen(path, key)
-    except ArchiveError as error:
-        raise AnsibleFilterError(f"{error.message} {error.hint or ''}") from error
     return [
         {
             "source": f"this controller: {path}",
-            "signed": "".join(
-                f"{name}={value}\n" for name, value in archive.fields_of(each).items()
-            ),
+            "signed": "".join(f"{name}={value}\n" for name, value in fields_of(each).items()),
         }
-        for each in found
+        for each in keep.seen(key)
     ]
 
 
@@ -273,6 +275,7 @@ class FilterModule:
         """The filters by name."""
         return {
             "abandon_problems": abandon_problems,
+            "controller_problems": controller_problems,
             "controller_seen": controller_seen,
             "failover_followers": judge.followers,
             "failover_former": judge.former,

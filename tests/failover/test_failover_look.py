@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -257,6 +259,19 @@ def test_each_part_that_cannot_be_read(
         assert len(found[reasons]) == len(expected)
         for text, words in zip(found[reasons], expected, strict=True):
             assert words in text
+
+
+def test_a_dead_disk_hides_nothing_else(run: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("shutil.disk_usage", dead)
+    found = run()
+    assert set(found["free_mb"].values()) == {None}
+    assert found["tree"]["size"] == SIZE
+    assert [problem.name for problem in judge.problems({"x": found}, "x", now=found["time"])] == [
+        "disk"
+    ]
 
 
 def test_a_new_machine(run: Look, places: Places, systemd: Systemd) -> None:

@@ -497,7 +497,7 @@ def _machine(target: str, look: Look, now: float) -> Iterator[Problem]:
         )
     path, free = min(look["free_mb"].items(), key=lambda each: each[1] or 0)
     if free is None:
-        yield Problem("disk", f"{target} has no {path}")
+        yield Problem("disk", f"{path} of {target} cannot be read")
     elif free < FREE_BOUND:
         yield Problem("disk", f"{target} has {free} MiB of free disk at {path}")
     if not look["has_policy"]:

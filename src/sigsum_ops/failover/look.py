@@ -95,15 +95,15 @@ def look(
         "permit": attempt(_permit),
         "replicated": attempt(_replicated),
         "has_policy": POLICY.exists(),
-        "free_mb": {str(path): _free(path) for path in (places.state, DATABASE)},
+        "free_mb": {str(path): attempt(_free(path)) for path in (places.state, DATABASE)},
         "time": time.time(),
         "unreadable": unreadable,
     }
 
 
-def _free(path: Path) -> int | None:
+def _free(path: Path) -> Callable[[], int]:
     """MiB that can still be written there, which may be a disk of its own."""
-    return shutil.disk_usage(path).free >> 20 if path.exists() else None
+    return lambda: shutil.disk_usage(path).free >> 20
 
 
 def _copied(tree: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -64,9 +64,9 @@ def keep(
 ) -> None:
     """Have this controller keep what the log publishes now; for a timer, every ten minutes or so.
 
-    Each procedure that changes which machine is the primary does this too, and then refuses what
-    does not extend all that was kept. So the more often it runs, the more is known of the log where
-    all its machines are lost. Exits as follow --once does.
+    Run it as the user who runs the playbooks. Promotion, handover and re-seeding do it as they
+    begin, and refuse what does not extend all that was kept. So the more often it runs, the more is
+    known of the log where all its machines are lost. Exits as follow --once does.
 
     Example: sigsum-ops archive keep --inventory inventories/production
     """

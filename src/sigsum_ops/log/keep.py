@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sigsum_ops.log import follow
-from sigsum_ops.log.archive import ArchiveError, InUse, evidence
+from sigsum_ops.errors import OpsError
+from sigsum_ops.log import archive, follow
+from sigsum_ops.log.archive import ArchiveError, InUse
 from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.log.treehead import SignedTreeHead
 
-TIMEOUT = 2.0  # seconds for one request: nobody waits for this
+TIMEOUT = 2.0  # seconds for one request
 PATIENCE = 10.0  # seconds, where another process on this controller is at it
+IN_A_HURRY = 5.0  # seconds for all of it before a procedure, which goes on without it
 
 
 def place(log_key: PublicKey, environ: Mapping[str, str] = os.environ) -> Path:
@@ -37,8 +41,9 @@ def keep(log_key: PublicKey, urls: Iterable[str]) -> dict[str, Any]:
         ArchiveError: the archive is damaged, in use for long, or cannot be written.
     """
     file = place(log_key)
+    once_each = list(dict.fromkeys(f"{url.rstrip('/')}/" for url in urls))
     settings = follow.parse(
-        {"public_key": log_key.ssh, "urls": list(urls), "file": str(file)}, timeout=TIMEOUT
+        {"public_key": log_key.ssh, "urls": once_each, "file": str(file)}, timeout=TIMEOUT
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -54,21 +59,51 @@ def keep(log_key: PublicKey, urls: Iterable[str]) -> dict[str, Any]:
             time.sleep(0.1)
 
 
-def main(arguments: list[str]) -> list[str]:
-    """Keep, for the playbooks: the log's key and URLs; the problems, as text."""
-    key = PublicKey.parse(arguments[0])
+def seen(log_key: PublicKey) -> list[SignedTreeHead]:
+    """What a tree has to extend, to extend all that was kept; see ``problems`` for damage."""
+    path = place(log_key)
     try:
-        keep(key, arguments[1:])
-    except InUse:
-        pass  # so somebody keeps them
-    except ArchiveError as error:
-        return [f"doubtful: the controller's archive: {error.message}\n  {error.hint or ''}"]
-    return [
-        f"split-view: this controller has seen two histories of this log: {path}\n"
+        return archive.seen(path, log_key) if path.exists() and path.stat().st_size else []
+    except ArchiveError:
+        return []
+
+
+def problems(log_key: PublicKey) -> list[str]:
+    """What forbids to change which machine is the primary; contacts nobody."""
+    path = place(log_key)
+    found = [
+        f"split-view: this controller has seen two histories of this log: {each}\n"
         "  Nothing may be changed before this is understood: docs/bcp/split-view.md"
-        for path in evidence(place(key))
+        for each in archive.evidence(path)
     ]
+    try:
+        if path.exists() and path.stat().st_size:
+            archive.seen(path, log_key)
+    except ArchiveError as error:
+        found.append(f"doubtful: this controller's archive: {error.message}\n  {error.hint or ''}")
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """Keep, for the playbooks, and never hold them up: says what became of it, and ends."""
+    said: list[str] = []
+
+    def work() -> None:
+        try:
+            report = keep(PublicKey.parse(arguments[0]), arguments[1:])
+        except OpsError as error:
+            said.append(f"not kept: {error.message}")
+        else:
+            said.extend(f"{answer['outcome']}: {answer['text']}" for answer in report["answers"])
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(IN_A_HURRY)
+    print(*(said or [f"not kept: nobody has answered in {IN_A_HURRY:.0f} s"]), sep="\n")
+    sys.stdout.flush()
+    # A look-up of a name cannot be ended, and Python would wait for its thread.
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    print(*main(sys.argv[1:]), sep="\n")
+    main(sys.argv[1:])
