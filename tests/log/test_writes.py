@@ -81,3 +81,23 @@ async def test_the_log_takes_leaves_while_one_of_its_machines_does(
     found = await watching
     assert found["longest_s"] == 0.0
     assert found["errors"]["connection"] >= 3
+
+
+async def test_one_that_a_dead_playbook_left_behind_ends_as_the_next_begins(
+    start_log: StartLog, tmp_path: Path
+) -> None:
+    log = await start_log()
+    other, left, going = (tmp_path / f"sigsum-writes-{name}" for name in ("b-1", "a-1", "a-2"))
+    for path in (other, left):
+        path.touch()
+    async with asyncio.timeout(10):
+        behind = asyncio.create_task(writes.watch([log.url], left))
+        while "ready" not in left.read_text():
+            await asyncio.sleep(0.02)
+        going.touch()
+        watching = asyncio.create_task(writes.watch([log.url], going))
+        await behind
+        assert going.exists()
+        assert other.exists()  # another log's
+        going.unlink()
+        await watching

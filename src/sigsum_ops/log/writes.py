@@ -7,7 +7,8 @@ playbooks/upgrade.yml and handover.yml run this beside themselves::
     python -m sigsum_ops.log.writes FILE URL...
 
 wait until the file says ``ready``, do their work, remove the file, and read the one JSON object
-that is printed then.
+that is printed then. A playbook that dies leaves this behind; so it ends as the next begins, whose
+file has the same name up to the last hyphen.
 """
 
 from __future__ import annotations
@@ -52,12 +53,22 @@ def report(taken: Sequence[float], errors: Counter[str]) -> dict[str, Any]:
     }
 
 
+def alone(going: Path) -> None:
+    """Have those end that playbooks left behind which died."""
+    begin, _, _ = going.name.rpartition("-")
+    for other in going.parent.glob(f"{begin}-*"):
+        if other != going:
+            with suppress(OSError):  # somebody else's
+                other.unlink()
+
+
 async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
     """Submit until the file is gone; see ``report``."""
     (leaf,) = prepare(secrets.token_hex(8), 1)
     taken: list[float] = []
     errors: Counter[str] = Counter()
     begun = time.monotonic()
+    alone(going)
 
     async def submit(url: str) -> None:
         async with LogClient(url, timeout=2) as client:
