@@ -66,7 +66,7 @@ _value:
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -77,8 +77,8 @@ from ansible.errors import AnsibleFilterError
 from sigsum_ops.errors import UsageError
 from sigsum_ops.failover import judge, outside, procedure
 from sigsum_ops.failover.ungated import Permit, parse
-from sigsum_ops.log import keep
-from sigsum_ops.log.archive import fields_of
+from sigsum_ops.log import archive, keep
+from sigsum_ops.log.archive import ArchiveError
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.packages import own
 
@@ -120,17 +120,10 @@ def controller_problems(log_key: str) -> list[str]:
     return keep.problems(PublicKey.parse(log_key))
 
 
-def controller_seen(log_key: str) -> list[dict[str, str]]:
-    """What this controller knows to have been published, as the module failover takes it."""
-    key = PublicKey.parse(log_key)
-    path = keep.place(key)
-    return [
-        {
-            "source": f"this controller: {path}",
-            "signed": "".join(f"{name}={value}\n" for name, value in fields_of(each).items()),
-        }
-        for each in keep.seen(key)
-    ]
+def controller_archive(log_key: str) -> list[str]:
+    """The file of all that this controller knows to have been published, if there is any."""
+    path = keep.place(PublicKey.parse(log_key))
+    return [str(path)] if path.exists() and path.stat().st_size else []
 
 
 def failover_seen(looks: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -260,12 +253,24 @@ def outside_problems(
     return [str(each) for each in outside.inventory(looks, roles, permits, replaced(log_key))]
 
 
-def seen_file(path: str) -> dict[str, str]:
-    """What the module failover takes as one of its option C(seen)."""
+def seen_files(paths: Iterable[str], log_key: str) -> list[dict[str, str]]:
+    """What the module failover takes as its option C(seen); of an archive, what stands for all."""
+    return [item for path in paths for item in _seen_file(path, PublicKey.parse(log_key))]
+
+
+def _seen_file(path: str, key: PublicKey) -> list[dict[str, str]]:
     try:
-        return {"source": path, "signed": Path(path).read_text(encoding="ascii")}
-    except (OSError, UnicodeDecodeError) as error:
+        data = Path(path).read_text(encoding="ascii")
+        if not data.startswith(archive.MAGIC):
+            return [{"source": path, "signed": data}]
+        heads = archive.seen(Path(path), key)
+    except (OSError, UnicodeDecodeError, ArchiveError) as error:
         raise AnsibleFilterError(f"{path}: {error}") from error
+    texts = (
+        "".join(f"{name}={value}\n" for name, value in archive.fields_of(head).items())
+        for head in heads
+    )
+    return [{"source": path, "signed": text} for text in texts]
 
 
 class FilterModule:
@@ -275,8 +280,8 @@ class FilterModule:
         """The filters by name."""
         return {
             "abandon_problems": abandon_problems,
+            "controller_archive": controller_archive,
             "controller_problems": controller_problems,
-            "controller_seen": controller_seen,
             "failover_followers": judge.followers,
             "failover_former": judge.former,
             "failover_gating": judge.gating,
@@ -289,5 +294,5 @@ class FilterModule:
             "promotion_problems": promotion_problems,
             "promotion_warnings": judge.warnings,
             "reseed_problems": reseed_problems,
-            "seen_file": seen_file,
+            "seen_files": seen_files,
         }

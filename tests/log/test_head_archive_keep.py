@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleFilterError
 from typer.testing import CliRunner
 
 from sigsum_ops import cli
@@ -50,28 +51,31 @@ def filters() -> Any:
     return module
 
 
+def seen(filters: Any) -> list[tuple[str, str]]:
+    """Source and size of what a tree must extend."""
+    found = filters.seen_files(filters.controller_archive(KEY.ssh), KEY.ssh)
+    return [(item["source"], item["signed"].split()[0]) for item in found]
+
+
 async def test_what_was_published_is_kept_and_counts(archive: Path, filters: Any) -> None:
-    assert filters.controller_seen(KEY.ssh) == []
+    assert seen(filters) == []
     async with served(2) as (log, other):
         # As inventories have them, and twice.
         urls = (log.url, log.url.rstrip("/"), f"{log.url}/", other.url)
         other.tree_head = 404
         log.tree_head = 404
         assert (await kept(*urls)).count("no-answer") == 2
-        assert filters.controller_seen(KEY.ssh) == []
+        assert seen(filters) == []
         log.tree_head = None
         for size in (20, 30):
             log.show(size)
             assert "kept: " in await kept(*urls)
         assert check(archive, KEY).heads == 2
-        (seen,) = filters.controller_seen(KEY.ssh)
-        assert seen["source"] == f"this controller: {archive}"
-        assert seen["signed"].startswith("size=30\nroot_hash=")
+        assert seen(filters) == [(str(archive), "size=30")]
         log.show(40)
         log.proof = 500  # signed, though nobody shows that it extends what is there
         assert "unproven: " in await kept(*urls)
-        seen = filters.controller_seen(KEY.ssh)
-        assert {each["signed"].split()[0] for each in seen} == {"size=30", "size=40"}
+        assert {size for _, size in seen(filters)} == {"size=30", "size=40"}
         assert filters.controller_problems(KEY.ssh) == []
 
 
@@ -112,11 +116,12 @@ async def test_it_never_holds_a_procedure_up(archive: Path) -> None:
 async def test_a_damaged_archive_forbids_every_change(archive: Path, filters: Any) -> None:
     async with served(1) as (log,):
         archive.parent.mkdir(parents=True)
-        archive.write_text("damaged\n")
+        archive.write_text("sigsum-head-archive/v1 damaged\n")
         assert "not kept: " in await kept(log.url)
     (said,) = filters.controller_problems(KEY.ssh)
     assert said.startswith(f"doubtful: this controller's archive: {archive}")
-    assert filters.controller_seen(KEY.ssh) == []
+    with pytest.raises(AnsibleFilterError, match=str(archive)):
+        seen(filters)
 
 
 async def test_the_verb_asks_the_inventorys_log(

@@ -556,13 +556,12 @@ def test_what_the_inventory_lets_go_on_alone() -> None:
 def test_a_file_that_somebody_has(tmp_path: Path) -> None:
     path = tmp_path / "sth"
     path.write_bytes(signed(head()))
-    item = filters.seen_file(str(path))
-    (seen,) = module.known([item], KEY)
+    (seen,) = module.known(filters.seen_files([str(path)], KEY.ssh), KEY)
     assert (seen.head, seen.source) == (head(), str(path))
     path.write_bytes(b"\xff")
     for wrong in (path, tmp_path / "missing"):
         with pytest.raises(AnsibleFilterError, match=str(wrong)):
-            filters.seen_file(str(wrong))
+            filters.seen_files([str(wrong)], KEY.ssh)
 
 
 def test_the_filters_have_their_names() -> None:
@@ -571,5 +570,5 @@ def test_the_filters_have_their_names() -> None:
         "failover_permits",
         "promotion_problems",
         "reseed_problems",
-        "seen_file",
+        "seen_files",
     }

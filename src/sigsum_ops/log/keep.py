@@ -20,7 +20,6 @@ from sigsum_ops.errors import OpsError
 from sigsum_ops.log import archive, follow
 from sigsum_ops.log.archive import ArchiveError, InUse
 from sigsum_ops.log.keys import PublicKey
-from sigsum_ops.log.treehead import SignedTreeHead
 
 TIMEOUT = 2.0  # seconds for one request
 PATIENCE = 10.0  # seconds, where another process on this controller is at it
@@ -57,15 +56,6 @@ def keep(log_key: PublicKey, urls: Iterable[str]) -> dict[str, Any]:
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
-
-
-def seen(log_key: PublicKey) -> list[SignedTreeHead]:
-    """What a tree has to extend, to extend all that was kept; see ``problems`` for damage."""
-    path = place(log_key)
-    try:
-        return archive.seen(path, log_key) if path.exists() and path.stat().st_size else []
-    except ArchiveError:
-        return []
 
 
 def problems(log_key: PublicKey) -> list[str]:
