@@ -67,7 +67,7 @@ options:
   witnesses:
     description:
       - For C(look), also ask the witnesses of the machine's policy up to which size they have
-        cosigned the log, with the last tree head that is known. None of them cosigns anything.
+        cosigned the log, with the last tree head that is known. None of them cosigns anything new.
     type: bool
     default: false
   trillian:

@@ -1,12 +1,13 @@
-"""Up to which size each witness has cosigned this log, asked without a new signature.
+"""Up to which size each witness has cosigned this log, asked without a new signature of the log.
 
 A witness cosigns only what extends the last tree head that it cosigned, so a log that goes on from
 a smaller tree would never be cosigned again. It tells its size to whoever sends a tree head that
 the log has signed together with an old size that is not its own (c2sp.org/tlog-witness): status 409
-and the size. The old size that is sent is the tree head's own, with a proof that proves nothing. So
-a witness that is exactly there has nothing to cosign either, and answers 422, or in the worst case
-cosigns what it has cosigned before. An old size of 0 would not do: a witness that knows nothing of
-the log yet would take the tree head for the first one.
+and the size. The old size that is sent is the tree head's own, so that the proof between the two is
+the empty one. A witness that is exactly there compares the roots: it answers 200 and has cosigned
+again what it has cosigned before, or it has cosigned another tree of that size and says so, by 409
+and the same size (the specification) or by 422 (litewitness 0.9.0). An old size of 0 would not do:
+a witness that knows nothing of the log yet would take the tree head for the first one.
 
 The machine that is to be the primary asks: it is the one that must reach the witnesses.
 """
@@ -23,7 +24,6 @@ from hashlib import sha256
 import aiohttp
 
 from sigsum_ops.log.keys import PublicKey
-from sigsum_ops.log.merkle import HASH_SIZE
 from sigsum_ops.log.policy import Entity
 from sigsum_ops.log.treehead import MAX_NUMBER, SignedTreeHead, log_origin
 
@@ -56,15 +56,13 @@ def latest(signed: Iterable[SignedTreeHead]) -> SignedTreeHead | None:
 
 
 def request(signed: SignedTreeHead, log_key: PublicKey) -> bytes:
-    """The body of an add-checkpoint that no witness can cosign anything new for."""
+    """The body of an add-checkpoint for which no witness can cosign anything new."""
     origin = log_origin(log_key)
     key_id = sha256(origin.encode() + b"\n" + _ED25519 + log_key.raw).digest()[:4]
-    nothing = base64.b64encode(bytes(HASH_SIZE))
     signature = base64.b64encode(key_id + signed.signature)
     return b"".join(
         (
-            b"old %d\n" % signed.head.size,
-            nothing + b"\n\n",
+            b"old %d\n\n" % signed.head.size,
             signed.head.checkpoint(log_key) + b"\n",
             f"\N{EM DASH} {origin} ".encode() + signature + b"\n",
         )
@@ -80,7 +78,6 @@ def understood(sent: int, status: int, content_type: str, body: bytes) -> tuple[
         content_type: the header, with parameters if there are any.
         body: the first bytes.
     """
-    # 422: the old size is right, the proof is not. 200: it does not look at proofs between equals.
     if status in (200, 422):
         return sent, ""
     if status != 409:
@@ -132,7 +129,8 @@ async def _one(
                 said += chunk
             kind = answer.headers.get("Content-Type", "")
             size, reason = understood(sent, answer.status, kind, bytes(said))
-            return Answer(name, url, size, reason, answer.status == 409 and size == sent)
+            other = size == sent and answer.status != 200
+            return Answer(name, url, size, reason, other_root=other)
     except TimeoutError:
         return Answer(name, url, None, f"does not answer in {TIMEOUT:.0f} s")
     except (aiohttp.ClientError, OSError, ValueError) as error:  # the last: it is no URL
