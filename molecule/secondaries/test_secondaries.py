@@ -98,9 +98,10 @@ def test_the_old_primary_becomes_the_warm_one(
     assert last.size < now.size
     again = procedure(ansible, "reseed", "log1")
     assert again.ok, again.output
+    parts = {"log1": "secondary", "log2": "primary", "log3": "secondary"}
     roles = {
-        "log1": {"log_server_role": "secondary", "log_server_gating_secondary": ""},
-        "log2": {"log_server_role": "primary", "log_server_gating_secondary": "log3"},
+        name: {"log_server_role": part, "log_server_gating_secondary": "log3"}
+        for name, part in parts.items()
     }
     converged = ansible.playbook(hosts=roles)
     assert converged.ok, converged.output
