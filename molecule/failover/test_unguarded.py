@@ -115,6 +115,7 @@ def test_a_secondary_that_is_behind_loses_leaves_and_shows_a_second_history(
 ) -> None:
     """Refused as ``behind``, or ``witness-ahead`` where only a witness has seen what was there."""
     key = load_public_key(lab.state / "log-key.pub")
+    asyncio.run(acknowledge(url(log1), Load(f"{tmp_path}/before", 5)))
     log2.check_output(
         f"cp /etc/sigsum/config.toml {STATE}/tree-id /root;"
         " mariadb-dump --single-transaction trillian > /root/older.sql"

@@ -537,13 +537,17 @@ def handover(
 @drill.command()
 def crashes(
     every: Annotated[int, typer.Option(help="Strike only at each so many-th moment.")] = 1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Strike only in this: promote, reseed, handover or abandon."),
+    ] = None,
     seed: _Seed = None,
     extra_vars: _ExtraVars = None,
     name: _LabName = "lab",
     out: _Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Kill the controller (kill -9) at every step of promote, reseed and handover (hours).
+    """Kill the controller (kill -9) at every step of promote, reseed and handover (three hours).
 
     Each procedure is run again after each death, and comes one step further. Exits 1 where it does
     not leave the machines as it does without a crash, a step is left begun in the journal, or the
@@ -551,13 +555,14 @@ def crashes(
     """
     import secrets
 
-    from sigsum_ops.lab.crashes import crashes, lines
+    from sigsum_ops.lab.crashes import STRUCK, crashes, lines
     from sigsum_ops.lab.lab import Lab
 
     result = crashes(
         lab=Lab(name),
         seed=seed or secrets.token_hex(8),
         every=every,
+        struck=only or STRUCK,
         variables=tuple(extra_vars or ()),
         out=out,
         tell=lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True),

@@ -14,7 +14,7 @@ from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.failover import procedure
 from sigsum_ops.lab import crashes as module
 from sigsum_ops.lab.controller import Controller, Moment, Strike, never
-from sigsum_ops.lab.crashes import FENCED, crashes, differences, lines
+from sigsum_ops.lab.crashes import FENCED, PROCEDURES, crashes, differences, lines
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.site import ansible
 from tests.failover.world import KEY
@@ -62,7 +62,9 @@ class Site:
 
         def rest(_lab: Lab, _key: object, wanted: Mapping[str, Any] | None) -> dict[str, Any]:
             broken = wanted is not None and site.ended[-1].startswith(site.broken_after or "never")
-            return {"log1": {"fenced": broken}, "log2": {"fenced": False}}
+            # What a machine has only once it has been both.
+            been_both = len(site.ended) > len(PROCEDURES)
+            return {"log1": {"fenced": broken, "node_key": been_both}, "log2": {"fenced": False}}
 
         monkeypatch.setattr(Controller, "run", run)
         monkeypatch.setattr(module._History, "look", look)
@@ -85,9 +87,9 @@ def test_the_controller_dies_at_every_step(site: Site, tmp_path: Path) -> None:
         if name != "site"
     }
     whole = ["promote log2", "reseed log1", "handover log1"]
-    assert site.ended == [*whole, *whole, "abandon log2", "site log2"]
+    assert site.ended == [*whole * 3, "abandon log2", "site log2"]
     cycle = [("http://two:6965", False), ("http://two:6965", True), ("http://one:6965", True)]
-    assert site.pairs == [cycle[2], *cycle, *cycle, cycle[2]]
+    assert site.pairs == [cycle[2], *cycle * 3, cycle[2]]
     assert json.loads((tmp_path / "out.json").read_text()) == result
     said = list(lines(result))
     assert said[0] == "promote: died at 3 moments, and came to its end"
@@ -131,6 +133,14 @@ def test_a_procedure_that_does_not_go_on_leaves_what_was_found(
     written = json.loads((tmp_path / "out.json").read_text())
     assert not written["passed"]
     assert len(written["crashes"]["reseed"]) == 2
+
+
+def test_in_one_procedure_only(site: Site) -> None:
+    result = crashes(lab=site.lab, seed="a", struck=["handover"])
+    assert result["passed"]
+    assert {name: len(moments) for name, moments in result["crashes"].items()} == {"handover": 3}
+    with pytest.raises(UsageError, match="--only site: allowed is promote, reseed, handover, aban"):
+        crashes(lab=site.lab, seed="a", struck=["site"])
 
 
 @pytest.mark.parametrize("every", [0, -1, 1001])
