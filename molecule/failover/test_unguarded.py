@@ -159,9 +159,11 @@ def test_a_primary_that_is_not_fenced_shows_a_second_history(
     key = load_public_key(lab.state / "log-key.pub")
     lab.start("log1")
     log1.check_output("systemctl stop sigsum-log-primary")
-    dump = lab.exec("log1", ["mariadb-dump", "--single-transaction", "trillian"], check=True).stdout
+    dump = lab.exec(
+        "log1", ["mariadb-dump", "--single-transaction", "--hex-blob", "trillian"], check=True
+    ).stdout
     tree = log1.check_output("cat %s/tree-id", STATE)
-    log2.check_output("systemctl stop %s", TRILLIAN)
+    log2.check_output(f"systemctl stop {TRILLIAN}")
     lab.exec("log2", ["mariadb", "trillian"], stdin=dump, check=True)
     log2.check_output(f"echo '{tree}' > {STATE}/tree-id; systemctl start {TRILLIAN}")
     with by_hand(lab, log1, key), by_hand(lab, log2, key, START_LOCAL):
