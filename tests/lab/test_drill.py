@@ -414,6 +414,24 @@ def test_it_ends_with_the_inventorys_primary(
     assert len(list(lines(result))) == 5
 
 
+def test_what_was_shown_is_kept_whatever_ends_the_drill(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def run(*arguments: object) -> Run:
+        if arguments[4] == 2:
+            raise OpsError("a procedure failed")
+        return finished()
+
+    monkeypatch.setattr(drill, "load_public_key", lambda _path: None)
+    monkeypatch.setattr(drill, "_run", run)
+    lab = cast("Lab", SimpleNamespace(hosts=lambda: {"log1": "", "log2": ""}, state=tmp_path))
+    with pytest.raises(OpsError, match="a procedure failed"):
+        drill.failover(Plan(3), lab=lab, out=tmp_path / "result.json")
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert (len(written["runs"]), written["asked_for"]) == (2, 3)
+    assert (tmp_path / "result.svg").exists()
+
+
 def test_a_lab_without_both_machines() -> None:
     lab = cast("Lab", SimpleNamespace(hosts=lambda: {"log1": ""}))
     with pytest.raises(OpsError, match="the lab has no log2"):

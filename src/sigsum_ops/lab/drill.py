@@ -17,7 +17,7 @@ import os
 import random
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -264,6 +264,10 @@ def failover(
     for number in range(plan.runs):
         run = asyncio.run(_run(plan, lab, key, rng, number, tell))
         runs.append(run)
+        result = _result(plan, runs)
+        if out is not None:  # each time: whatever ends the drill, what it has shown is kept
+            out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            out.with_suffix(".svg").write_text(timeline.draw(result["runs"]), encoding="utf-8")
         tell(
             f"run {number + 1} of {plan.runs}: {run.death} of {run.old}; {run.new} signed after"
             f" {run.seconds_to_sign} s, acknowledged after {run.seconds_to_acknowledge} s;"
@@ -272,8 +276,14 @@ def failover(
     if runs[-1].new != MACHINES[0]:
         tell(f"handing over to {MACHINES[0]}")
         asyncio.run(Controller(lab, plan.variables).run("handover", MACHINES[0]))
-    result: dict[str, Any] = {
+    return result
+
+
+def _result(plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
+    """What the runs have shown."""
+    return {
         "runs": [asdict(run) for run in runs],
+        "asked_for": plan.runs,
         "split_views": sum(len(run.violations) for run in runs),
         "lost_leaves": sum(run.lost for run in runs),
         "seconds_to_sign": [run.seconds_to_sign for run in runs],
@@ -281,10 +291,6 @@ def failover(
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpus": os.cpu_count(),
     }
-    if out is not None:
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        out.with_suffix(".svg").write_text(timeline.draw(result["runs"]), encoding="utf-8")
-    return result
 
 
 def has_both(lab: Lab) -> None:
