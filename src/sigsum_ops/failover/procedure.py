@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import OpsError
+from sigsum_ops.site.state import state_home
 
 
 def journal(log_key_hash: str, environ: Mapping[str, str] = os.environ) -> Path:
     """Where the journal of a log is."""
-    base = environ.get("XDG_STATE_HOME") or Path(environ["HOME"]) / ".local/state"
-    return Path(base) / "sigsum-ops/procedures" / f"{log_key_hash}.jsonl"
+    return state_home(environ) / "procedures" / f"{log_key_hash}.jsonl"
 
 
 def note(path: Path, entry: Mapping[str, Any]) -> None:

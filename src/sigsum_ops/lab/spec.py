@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.site.state import state_home
 
 DEFAULT_NAME = "lab"
 # Becomes part of directory and container names.
@@ -213,8 +214,7 @@ def default_inventory() -> str:
 
 def state_root(environ: Mapping[str, str]) -> Path:
     """Where labs are kept: XDG Base Directory Specification, as the committed inventory says."""
-    base = environ.get("XDG_STATE_HOME") or Path(environ["HOME"]) / ".local/state"
-    return Path(base) / "sigsum-ops/lab"
+    return state_home(environ) / "lab"
 
 
 def cache_root(environ: Mapping[str, str]) -> Path:

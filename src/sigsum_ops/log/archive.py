@@ -74,7 +74,7 @@ class ArchiveError(OpsError):
     """What was published is not known, or cannot be written down."""
 
 
-class InUse(ArchiveError):  # noqa: N818 - what it is
+class InUse(ArchiveError):  # noqa: N818 - an outcome that is waited for, no failure of ours
     """Another process has the archive open for writing."""
 
 

@@ -20,6 +20,7 @@ from sigsum_ops.errors import OpsError
 from sigsum_ops.log import archive, follow
 from sigsum_ops.log.archive import ArchiveError, InUse
 from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.site.state import state_home
 
 TIMEOUT = 2.0  # seconds for one request
 PATIENCE = 10.0  # seconds, where another process on this controller is at it
@@ -28,8 +29,7 @@ IN_A_HURRY = 5.0  # seconds for all of it before a procedure, which goes on with
 
 def place(log_key: PublicKey, environ: Mapping[str, str] = os.environ) -> Path:
     """Where the archive of a log is, whether or not anything was kept."""
-    base = environ.get("XDG_STATE_HOME") or Path(environ["HOME"]) / ".local/state"
-    return Path(base) / "sigsum-ops/heads" / log_key.hash / "heads"
+    return state_home(environ) / "heads" / log_key.hash / "heads"
 
 
 def keep(log_key: PublicKey, urls: Iterable[str]) -> dict[str, Any]:
