@@ -10,8 +10,8 @@ name: ed25519
 short_description: An Ed25519 public key in another form
 version_added: 0.1.0
 description: >-
-  Reads an OpenSSH line or hex digits and renders either. Anything but an Ed25519 key is an
-  error.
+  Reads an OpenSSH line or hex digits and renders either, or the SHA-256 of the raw key in hex.
+  Anything but an Ed25519 key is an error.
 author:
   - The Sigsum Ops project
 options:
@@ -22,7 +22,7 @@ options:
   form:
     description: The form wanted.
     type: str
-    choices: [ssh, hex]
+    choices: [ssh, hex, hash]
     default: ssh
 """
 
@@ -43,12 +43,12 @@ from sigsum_ops.log.keys import PublicKey
 
 
 def ed25519(text: str, form: str = "ssh") -> str:
-    """Render the key as an OpenSSH line without a comment, or as hex."""
+    """Render the key as an OpenSSH line without a comment, as hex, or its hash as hex."""
     try:
         key = PublicKey.parse(text)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from error
-    return {"ssh": key.ssh, "hex": key.hex}[form]
+    return {"ssh": key.ssh, "hex": key.hex, "hash": key.hash}[form]
 
 
 class FilterModule:

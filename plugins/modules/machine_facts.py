@@ -103,6 +103,10 @@ ansible_facts:
           description: Until when the oracle lets the log go on alone, empty where it does not.
           type: str
           returned: always
+        resolv_conf_link:
+          description: Where /etc/resolv.conf leads, empty where it is a file.
+          type: str
+          returned: always
 """
 
 import pathlib
@@ -116,9 +120,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 PACKAGES = (
+    "dns-root-data",
     "galera-4",
     "mariadb-client",
     "mariadb-server",
+    "nsd",
     "openssh-client",
     "python3-pymysql",
     "restic",
@@ -129,11 +135,13 @@ PACKAGES = (
     "torchwood",
     "trillian",
     "unattended-upgrades",
+    "unbound",
     "yubihsm-connector",
 )
 UNITS = (
     "litewitness.service",
     "mariadb.service",
+    "nsd.service",
     "trillian-log-server.service",
     "trillian-log-signer.service",
     "sigsum-log-primary.service",
@@ -146,6 +154,7 @@ UNITS = (
     "sigsum-hsm-check.timer",
     "sigsum-rehearsal-hsm.service",
     "systemd-timesyncd.service",
+    "unbound.service",
     "yubihsm-connector.service",
 )
 # Written by dpkg when our own package is installed; the files in it bear the time of its sources.
@@ -156,6 +165,7 @@ CONFIGURATION = {
     "sigsum-log-primary": (
         "/etc/sigsum/config.toml",
         "/etc/sigsum/policy",
+        "/etc/sigsum/rate-limit",
         "/etc/sigsum/secondary.pub",
         "/etc/sigsum/private/log-key",
     ),
@@ -172,6 +182,8 @@ CONFIGURATION = {
         PACKAGE_INSTALLED,
     ),
     "sigsum-rehearsal-hsm": (PACKAGE_INSTALLED,),
+    "nsd": ("/etc/nsd/nsd.conf.d/60-sigsum-ops.conf",),
+    "unbound": ("/etc/unbound/unbound.conf.d/sigsum-ops.conf",),
     "yubihsm-connector": ("/etc/yubihsm-connector.yaml",),
 }
 ACCOUNTS = (
@@ -301,6 +313,11 @@ def _read(path: str) -> str | None:
         return None
 
 
+def _link(path: str) -> str:
+    found = pathlib.Path(path)
+    return str(found.readlink()) if found.is_symlink() else ""
+
+
 def _exists(account: str) -> bool:
     try:
         pwd.getpwnam(account)
@@ -366,6 +383,7 @@ def facts() -> dict[str, Any]:
         "has_journal": pathlib.Path("/var/lib/sigsum-oracle/journal").exists(),
         "has_passphrase": pathlib.Path("/etc/sigsum/private/hsm-passphrase").exists(),
         "ungated_until": ungated_until(_read("/etc/sigsum/oracle.toml") or ""),
+        "resolv_conf_link": _link("/etc/resolv.conf"),
     }
 
 

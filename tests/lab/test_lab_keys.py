@@ -11,12 +11,12 @@ from sigsum_ops.hsm.plan import load
 from sigsum_ops.hsm.rehearsal.state import State
 from sigsum_ops.lab import keys
 from sigsum_ops.lab.lab import Lab
-from sigsum_ops.lab.spec import MACHINES
+from sigsum_ops.lab.spec import MACHINES, more_devices
 from sigsum_ops.log.keys import load_public_key
 
 PLAN = Lab().hsm_plan
 ORACLES = tuple(m.host_vars["rehearsal_hsm_serial"] for m in MACHINES if m.group == "log_machines")
-MORE = {m.name: int(m.host_vars["rehearsal_hsm_serial"]) for m in MACHINES if m.optional}
+MORE = more_devices({machine.name for machine in MACHINES})
 
 
 @pytest.mark.slow

@@ -126,3 +126,8 @@ def test_ansible_gives_ssh_the_same_options_as_we_do() -> None:
     shown = subprocess.run(["ssh", "-G", *words, "h"], capture_output=True, text=True).stdout
     assert "userknownhostsfile /a b/ssh/known_hosts\n" in shown
     assert "stricthostkeychecking true\n" in shown
+
+
+def test_only_the_logs_machines_have_devices() -> None:
+    assert spec.more_devices({"log1", "log3", "infra1"}) == {"log3": 90000006}
+    assert spec.more_devices({"log1", "log2", "infra1"}) == {}

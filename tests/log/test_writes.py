@@ -70,6 +70,22 @@ async def test_a_log_that_never_answers_is_not_waited_for(
     assert found["errors"]["connection"] >= 1
 
 
+async def test_a_log_that_limits_who_may_submit_is_not_waited_for(
+    start_log: StartLog, tmp_path: Path
+) -> None:
+    log, going = await start_log(), tmp_path / "going"
+    log.token = "only.example.org 00"
+    going.touch()
+    watching = asyncio.create_task(writes.watch([log.url], going))
+    async with asyncio.timeout(5):
+        while "ready" not in going.read_text():
+            await asyncio.sleep(0.02)
+    going.unlink()
+    found = await watching
+    assert (found["taken"], found["longest_s"]) == (0, None)
+    assert found["errors"]["429"] >= 1
+
+
 async def test_the_log_takes_leaves_while_one_of_its_machines_does(
     start_log: StartLog, tmp_path: Path
 ) -> None:

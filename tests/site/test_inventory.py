@@ -92,6 +92,7 @@ GROUP = "group log_machines"
 KEY, NODE = "log_server_public_key", "log_server_secondary_public_key"
 ADDRESS, URL = "log_server_internal_address", "log_server_secondary_url"
 EXTERNAL, ROLE = "log_server_external_endpoint", "log_server_role"
+RATE = "log_server_rate_limit"
 
 MUTATIONS = {
     "two primaries": Mutation(
@@ -162,6 +163,11 @@ MUTATIONS = {
     "an interval of nothing": _set("south", "log_server_secondary_interval", "0s", "above zero"),
     "a time-out below zero": _set("south", "log_server_timeout", "-1s", "above zero"),
     "a sequencer without unit": _set("south", "trillian_sequencer_interval", 100, "such as 10s"),
+    "a rate limit in words": _set("south", RATE, {"public": "ten"}, "public: is 'ten'. Allowed: a"),
+    "a rate limit of a misspelt kind": _set("south", RATE, {"publc": 1}, "has 'publc'"),
+    "a rate limit for a record": _set(
+        "south", RATE, {"domain": {"_sigsum_v1.example.org": 1}}, "without the label _sigsum_v1"
+    ),
     "a port out of range": _set("north", "log_server_internal_port", 65536, "from 1 to 65535"),
     "a port in words": _set("north", "log_server_internal_port", "http", "from 1 to 65535"),
     "an endpoint without port": _set("north", EXTERNAL, "log.example.org", "host:port"),

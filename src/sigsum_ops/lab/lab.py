@@ -292,9 +292,7 @@ class Lab:
     def _make_log_key(self, hosts: Set[str]) -> None:
         """Have the log's key made, if the lab has both machines of a site."""
         if {m.name for m in spec.select(None) if m.group == "log_machines"} <= hosts:
-            optional = [m for m in spec.MACHINES if m.optional and m.name in hosts]
-            more = {m.name: int(m.host_vars["rehearsal_hsm_serial"]) for m in optional}
-            keys.ensure(self.state, self.hsm_plan, more)
+            keys.ensure(self.state, self.hsm_plan, spec.more_devices(hosts))
 
     def down(self, *, purge: bool = False) -> None:
         """Remove the lab and every trace of it; with ``purge``, also images that no lab uses."""

@@ -6,7 +6,7 @@ Pure: nothing here touches the host.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -56,6 +56,8 @@ MACHINES = (
         optional=True,
     ),
     Machine("client1", 21, "clients"),
+    # What the internet is to a real site.
+    Machine("infra1", 31, "infra", optional=True),
 )
 
 
@@ -117,6 +119,15 @@ def select(names: Sequence[str] | None) -> list[Machine]:
     if not names:
         raise UsageError("no host named", hint=f"hosts: {', '.join(known)}")
     return [machine for machine in MACHINES if machine.name in names]
+
+
+def more_devices(hosts: Container[str]) -> dict[str, int]:
+    """Serial numbers of the rehearsal devices that the plan of the default lab does not have."""
+    return {
+        machine.name: int(machine.host_vars["rehearsal_hsm_serial"])
+        for machine in MACHINES
+        if machine.optional and machine.group == "log_machines" and machine.name in hosts
+    }
 
 
 def choose_network(name: str, taken: Iterable[int], routes: Iterable[str]) -> Network:

@@ -33,6 +33,8 @@ PERIOD = 0.1  # seconds between two submissions
 USUAL = 1.0
 # Seconds until the leaf is acknowledged with 200; before that a healthy log may answer it with 500.
 BEGINNING = 60.0
+# What a log says that limits who may submit (log.md, section 4): it will not take this leaf later.
+LIMITED = "429"
 PATIENCE = 1800.0  # seconds after which nobody waits for the result any more
 
 
@@ -82,7 +84,8 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
                 await asyncio.sleep(PERIOD)
 
     async def say_ready() -> None:
-        while going.exists() and not taken and time.monotonic() < begun + BEGINNING:
+        end = begun + BEGINNING
+        while going.exists() and not taken and LIMITED not in errors and time.monotonic() < end:
             await asyncio.sleep(PERIOD)
         with suppress(FileNotFoundError), going.open("r+") as file:  # not made anew
             file.write("ready\n")

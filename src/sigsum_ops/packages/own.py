@@ -23,7 +23,10 @@ DEPENDS = {
     "grpcio": "python3-grpcio",
     "protobuf": "python3-protobuf",
     "yubihsm": "python3-yubihsm",
+    "dnspython": "python3-dnspython",
 }
+# What the programs that it configures read: the list that a log's rate limits go by.
+DATA = ("publicsuffix",)
 RECOMMENDS = {"jinja2": "python3-jinja2"}
 
 # What dh_python3 would write. `-f`: all source files bear the same time, so a file of unchanged
@@ -73,7 +76,7 @@ def _contents(source: Path) -> deb.Contents:
         files.append(deb.File(f"/usr/share/doc/{NAME}/copyright", license_file.read_bytes()))
     return deb.Contents(
         fields={
-            "Depends": ", ".join(["python3 (>= 3.11)", *DEPENDS.values()]),
+            "Depends": ", ".join(["python3 (>= 3.11)", *DEPENDS.values(), *DATA]),
             "Recommends": ", ".join(RECOMMENDS.values()),
             "Description": "operate a Sigsum transparency log: programs of a host\n"
             " The start guard of a log, and the library that the Ansible modules of the\n"

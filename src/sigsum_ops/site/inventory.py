@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from sigsum_ops.errors import OpsError, UsageError
-from sigsum_ops.log import policy
+from sigsum_ops.log import policy, ratelimit
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.site import ansible
 
@@ -37,6 +37,7 @@ _SECONDARY_URL = "log_server_secondary_url"
 _ADDRESS = "log_server_internal_address"
 _GATING = "log_server_gating_secondary"
 _POLICY = "log_server_policy_file"
+_RATE_LIMIT = "log_server_rate_limit"
 _SOFTWARE_KEY = "log_server_software_key_file"
 _ALLOW_SOFTWARE_KEY = "log_server_allow_software_key"
 _CLIENT_KEY = "sigsum_tools_log_key"
@@ -96,6 +97,7 @@ def problems(
         found += _replication(name, variables, machines)
         found += _log_key(name, variables)
         found += _policy_file(name, variables, _POLICY, _LOG_KEY)
+        found += _rate_limit(name, variables)
     for name in groups.get(CLIENTS, ()):
         found += _policy_file(name, hosts[name], _CLIENT_POLICY, _CLIENT_KEY)
     return sorted(found, key=lambda problem: (problem.where, problem.setting, problem.found))
@@ -284,6 +286,13 @@ def _log_key(name: str, variables: Variables) -> Iterator[Problem]:
             "is set: the log would sign with a key in a file",
             f"a key in an HSM, or {_ALLOW_SOFTWARE_KEY}: true where the log is a test",
         )
+
+
+def _rate_limit(name: str, variables: Variables) -> Iterator[Problem]:
+    try:
+        ratelimit.parse(variables.get(_RATE_LIMIT))
+    except UsageError as error:
+        yield Problem(name, _RATE_LIMIT, error.message, error.hint or "")
 
 
 def _policy_file(

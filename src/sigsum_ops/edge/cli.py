@@ -1,0 +1,115 @@
+"""``sigsum-ops dns`` and ``token``: thin verbs. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+dns_app = typer.Typer(
+    no_args_is_help=True,
+    help="The TXT record by which a submitter shows a log that a domain is its own.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@dns_app.command()
+def check(
+    domain: Annotated[str, typer.Argument(help="The submitter's domain.")],
+    key: Annotated[
+        Path | None, typer.Option(help="The public key file that its tokens are made with.")
+    ] = None,
+    resolver: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask this one too: an address, or address#port. Several times."),
+    ] = None,
+    only: Annotated[
+        bool, typer.Option("--only", help="Ask no others: not this machine's, not the zone's own.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Look a domain's keys up as a log does, and say what is wrong and who sees it.
+
+    A log asks its resolver for TXT records at _sigsum_v1.DOMAIN, at _sigsum_v0.DOMAIN where there
+    are none, and tries ten of them at most. Older documents say _sigsum, which no log asks for.
+    Asked are this machine's resolvers, those of --resolver, and the servers of the zone. On a log
+    machine that is the resolver that its log has.
+
+    Exits 0 where every server that can be reached gives a log a key (that of --key), 1 otherwise.
+
+    Example: sigsum-ops dns check release.example.org --key submit-token.pub --resolver 192.0.2.53
+    """
+    import asyncio
+
+    from sigsum_ops.edge import dns, txt
+    from sigsum_ops.errors import UsageError
+    from sigsum_ops.log.keys import load_public_key
+
+    wanted = None if key is None else load_public_key(key)
+    name = txt.domain(domain)
+    resolvers = [dns.server(each) for each in resolver or []]
+    if only and not resolvers:
+        raise UsageError(
+            "--only without --resolver asks nobody", hint="Name one: --resolver ADDRESS"
+        )
+    if not only:
+        resolvers = [*dns.system(), *resolvers]
+    views = asyncio.run(dns.check(name, resolvers, zone=not only))
+    report = {
+        "domain": name,
+        "problems": dns.problems(name, views, wanted),
+        "servers": [dns.shown(view) for view in views],
+    }
+    for line in [json.dumps(report)] if as_json else dns.lines(report):
+        typer.echo(line)
+    raise typer.Exit(code=1 if report["problems"] else 0)
+
+
+@dns_app.command()
+def record(
+    key: Annotated[Path, typer.Argument(help="The public key file that tokens are made with.")],
+    domain: Annotated[
+        str | None, typer.Option(help="With the domain's name; for its zone file otherwise.")
+    ] = None,
+) -> None:
+    """Print the TXT record that gives a key to a domain, in a zone file's form.
+
+    One key for each record: a second key is a second record at the same name. The key is not the
+    one that leaves are signed with, but one for tokens only, so that it can be exchanged.
+
+    Example: sigsum-ops dns record submit-token.pub --domain release.example.org
+    """
+    from sigsum_ops.edge import txt
+    from sigsum_ops.log.keys import load_public_key
+
+    typer.echo(txt.zone_line(load_public_key(key), domain))
+
+
+def token(
+    domain: Annotated[str, typer.Argument(help="The submitter's domain.")],
+    signing_key: Annotated[
+        Path,
+        typer.Option(
+            "--signing-key", "-k", help="Private key file, or the public one of an ssh-agent's key."
+        ),
+    ],
+    log_key: Annotated[Path, typer.Option(help="The log's public key file.")] = Path(
+        "/etc/sigsum/log.pub"
+    ),
+) -> None:
+    """Make the header with which a submitter's requests are counted for its domain.
+
+    Upstream's sigsum-token signs; sigsum-submit makes the same by itself (--token-signing-key,
+    --token-domain). The token is good for one log, for as long as the key is in the domain's TXT
+    record (sigsum-ops dns check). Who has it can use up the domain's limit: keep it to yourself.
+
+    Example: sigsum-ops token release.example.org -k submit-token
+    """
+    from sigsum_ops.edge import txt
+    from sigsum_ops.edge.token import create
+    from sigsum_ops.log.keys import load_public_key
+
+    typer.echo(create(signing_key, load_public_key(log_key), txt.domain(domain)))
