@@ -109,6 +109,7 @@ async def _under_load(lab: Lab, upgrade: Callable[[], Run]) -> Run:
             await asyncio.sleep(3)
             stop.set()
             await submitting
+            assert run.ok, run.output
             await heads.look()
         assert load.acknowledged
         assert heads.violations == []

@@ -56,7 +56,8 @@ async def test_one_leaf_is_submitted_until_the_file_is_gone(
 async def test_a_log_that_never_answers_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writes, "BEGINNING", 0.3)
+    """As where a handover was interrupted: the log is down until it is gone on with."""
+    monkeypatch.setattr(writes, "NOBODY", 0.3)
     going = tmp_path / "going"
     going.touch()
     watching = asyncio.create_task(writes.watch(["http://127.0.0.1:9/"], going))

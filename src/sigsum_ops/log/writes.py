@@ -31,8 +31,13 @@ from sigsum_ops.log.loadgen import prepare
 PERIOD = 0.1  # seconds between two submissions
 # What a busy log may take for one leaf. A longer gap between two that were taken is an outage.
 USUAL = 1.0
-# Seconds until the leaf is acknowledged with 200; before that a healthy log may answer it with 500.
-BEGINNING = 60.0
+# Seconds until the leaf is acknowledged with 200, two of a log's intervals and more; before that a
+# healthy log may answer it with 500. One without its secondary acknowledges nothing.
+BEGINNING = 25.0
+# Seconds after which a log that nobody serves is not waited for: an interrupted procedure goes on.
+NOBODY = 3.0
+# What machines answer of which none is a primary: a secondary knows no such page.
+SILENT = {"connection", "404", "timeout"}
 # What a log says that limits who may submit (log.md, section 4): it will not take this leaf later.
 LIMITED = "429"
 PATIENCE = 1800.0  # seconds after which nobody waits for the result any more
@@ -68,6 +73,7 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
     """Submit until the file is gone; see ``report``."""
     (leaf,) = prepare(secrets.token_hex(8), 1)
     taken: list[float] = []
+    serving: set[str] = set()  # who has taken the leaf, though it may be lost still
     errors: Counter[str] = Counter()
     begun = time.monotonic()
     alone(going)
@@ -77,15 +83,21 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
             while going.exists() and time.monotonic() < begun + PATIENCE:
                 try:
                     acknowledged = await client.add_leaf(leaf.body)
+                    serving.add(url)
                     if taken or acknowledged:
                         taken.append(time.monotonic())
                 except ApiError as error:
                     errors[error.kind] += 1
                 await asyncio.sleep(PERIOD)
 
+    def ready() -> bool:
+        """Whether there is nothing to wait for any more."""
+        waited = time.monotonic() - begun
+        silent = waited > NOBODY and not serving and errors.keys() <= SILENT
+        return bool(taken) or LIMITED in errors or silent or waited > BEGINNING
+
     async def say_ready() -> None:
-        end = begun + BEGINNING
-        while going.exists() and not taken and LIMITED not in errors and time.monotonic() < end:
+        while going.exists() and not ready():
             await asyncio.sleep(PERIOD)
         with suppress(FileNotFoundError), going.open("r+") as file:  # not made anew
             file.write("ready\n")
