@@ -8,13 +8,26 @@ import pytest
 from resources.support import SSH, Ansible, listening
 from testinfra.host import Host
 
+from sigsum_ops.edge import policies
 from sigsum_ops.log.keys import PublicKey
+from sigsum_ops.log.policy import build, parse
 
 TOOLS = ("key", "monitor", "policy", "submit", "token", "verify", "witness")
 # As converge.yml has them: nobody answers there.
 LOG = "http://127.0.0.1:6965/"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
-WITNESS = f"witness w1 {'1f' * 32}"
+DESCRIBED = {
+    "witnesses": {
+        "w1.example.org": {"key": "1f" * 32, "url": "https://w1.example.org/"},
+        "w2": {"key": "2f" * 32},
+        "w3": {"key": "3f" * 32},
+    },
+    "groups": {
+        "outer": {"threshold": 2, "members": ["w1.example.org", "inner"]},
+        "inner": {"threshold": "any", "members": ["w2", "w3"]},
+    },
+    "quorum": "outer",
+}
 SUBMIT = (
     'cd "$(mktemp -d)" && sigsum-key generate -o key && echo hello > message &&'
     " sigsum-submit --policy={policy} --signing-key=key --timeout=1s message"
@@ -43,12 +56,23 @@ def test_it_starts_no_daemon(client1: Host) -> None:
     assert listening(client1) == SSH
 
 
+def test_we_read_the_policies_that_upstream_comes_with(client1: Host) -> None:
+    names = client1.check_output("sigsum-policy list").split()
+    assert names
+    for name in names:
+        text = client1.check_output("sigsum-policy show %s", name)
+        policy = parse(text.encode(), name)
+        assert policies.needed(policy) >= 1
+        assert policies.apart(policy) is None, "two histories could both have its quorum"
+
+
 def test_a_policy_file_is_put_in_place_as_it_is(
     client1: Host, ansible: Ansible, tmp_path: Path
 ) -> None:
+    """One that `sigsum-ops policy build` made; upstream reads it, and comes as far as the log."""
     ours = client1.file("/etc/sigsum/policy").content_string
     policy = tmp_path / "policy"
-    policy.write_text(ours.replace("quorum none", f"{WITNESS}\nquorum w1"))
+    policy.write_text(build(DESCRIBED, (PublicKey.parse(KEY), LOG)))
     assert ansible.playbook(sigsum_tools_policy_file=str(policy)).ok
     assert client1.file("/etc/sigsum/policy").content_string == policy.read_text()
     assert LOG in client1.run("sh -c %s", SUBMIT.format(policy="/etc/sigsum/policy")).stderr

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from sigsum_ops.cli import app
 from sigsum_ops.errors import OpsError, UsageError
+from sigsum_ops.log import policy
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.site.inventory import VALUES, check, problems, role_variables
 
@@ -309,6 +310,24 @@ def test_a_policy_of_this_log_or_of_none_passes(logs: str, tmp_path: Path) -> No
     path.write_text(logs + "quorum none\n")
     hosts["north"]["log_server_policy_file"] = str(path)
     assert problems(hosts, groups, ROLES) == []
+
+
+def test_a_policy_file_says_what_the_inventory_says_of_its_witnesses(tmp_path: Path) -> None:
+    hosts, groups = site()
+    path = tmp_path / "policy"
+    witness = {"key": OTHER_KEY.hex, "url": "https://w.example.org/"}
+    described = {"witnesses": {"w": witness}, "quorum": "w"}
+    path.write_text(policy.build(described, (LOG_KEY, "https://log.example.org/")))
+    hosts["north"] |= {"log_server_policy_file": str(path), "sigsum_policy": described}
+    assert problems(hosts, groups, ROLES) == []
+    for changed in ({**described, "quorum": "none"}, {"witnesses": {}, "quorum": "none"}):
+        hosts["north"]["sigsum_policy"] = changed
+        (problem,) = problems(hosts, groups, ROLES)
+        assert problem.setting == "log_server_policy_file"
+        assert "sigsum-ops policy build" in problem.allowed
+    hosts["north"]["sigsum_policy"] = {**described, "quorum": "x"}
+    (problem,) = problems(hosts, groups, ROLES)
+    assert problem.setting == "sigsum_policy"
 
 
 def test_a_relative_policy_file_is_refused() -> None:

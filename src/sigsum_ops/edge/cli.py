@@ -1,4 +1,7 @@
-"""``sigsum-ops dns`` and ``token``: thin verbs. Nothing heavy is imported before a verb runs."""
+"""``sigsum-ops dns``, ``policy`` and ``token``: thin verbs.
+
+Nothing heavy is imported before a verb runs.
+"""
 
 from __future__ import annotations
 
@@ -113,3 +116,94 @@ def token(
     from sigsum_ops.log.keys import load_public_key
 
     typer.echo(create(signing_key, load_public_key(log_key), txt.domain(domain)))
+
+
+policy_app = typer.Typer(
+    no_args_is_help=True,
+    help="Policy files: which log, which witnesses, and how many of them must have cosigned.",
+)
+
+PolicyFile = Annotated[Path, typer.Argument(help="A policy file.")]
+
+
+@policy_app.command()
+def lint(
+    file: PolicyFile,
+    of_a_log: Annotated[
+        bool, typer.Option("--log", help="It is the one that a log asks its witnesses by.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether sigsum's programs can read a policy, and what it probably should not say.
+
+    Exits 0 where nothing is found, 1 where something is, 2 where it cannot be read.
+
+    Example: sigsum-ops policy lint inventories/production/policy
+    """
+    from sigsum_ops.edge import policies
+    from sigsum_ops.log.policy import load
+
+    policy = load(file)
+    found = list(policies.lint(policy, of_a_log=of_a_log))
+    needed, spare = policies.needed(policy), policies.spare(policy)
+    if as_json:
+        shown = {
+            "witnesses": {name: witness.key.hex for name, witness in policy.witnesses.items()},
+            "needed": needed,
+            "spare": spare,
+            "found": found,
+        }
+        typer.echo(json.dumps(shown))
+    else:
+        count = len(policies.in_quorum(policy))
+        typer.echo(f"{file}: {needed} of {count} witnesses are a quorum; {spare} may be silent")
+        for each in found:
+            typer.echo(f"FOUND: {each}")
+    raise typer.Exit(code=1 if found else 0)
+
+
+@policy_app.command()
+def diff(
+    old: PolicyFile,
+    new: PolicyFile,
+    as_json: Json = False,
+) -> None:
+    """Say what a change of a policy means: witnesses, keys, groups, and what the quorum needs.
+
+    Exits 0 where they mean the same, 1 where they differ, 2 where one cannot be read.
+
+    Example: sigsum-ops policy diff /etc/sigsum/policy policy.new
+    """
+    from sigsum_ops.edge import policies
+    from sigsum_ops.log.policy import load
+
+    found = list(policies.differences(load(old), load(new)))
+    for line in [json.dumps({"differences": found})] if as_json else found:
+        typer.echo(line)
+    raise typer.Exit(code=1 if found else 0)
+
+
+@policy_app.command()
+def build(
+    inventory: Annotated[
+        Path | None, typer.Option("--inventory", "-i", help="Which site; ansible.cfg's otherwise.")
+    ] = None,
+) -> None:
+    """Print the policy that the site's inventory describes: sigsum_policy, for its log.
+
+    The log and its users take the same file, log_server_policy_file: commit it beside the
+    inventory. A converge refuses one that does not say what sigsum_policy says.
+
+    Example: sigsum-ops policy build -i inventories/production > policy
+    """
+    from sigsum_ops.errors import UsageError
+    from sigsum_ops.log.policy import build as build_text
+    from sigsum_ops.log.target import log_of_inventory
+
+    log = log_of_inventory(inventory)
+    if not log.policy:
+        raise UsageError(
+            "the inventory has no sigsum_policy",
+            hint="It names witnesses, groups and the quorum: docs/witnesses.md",
+        )
+    typer.echo(build_text(log.policy, (log.key, log.url)), nl=False)

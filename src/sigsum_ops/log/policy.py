@@ -7,14 +7,14 @@ with the number of the line, so that a log is never restarted on a file that it 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sigsum_ops.errors import UsageError
 from sigsum_ops.log.keys import PublicKey
 
-_NONE = "none"
+NONE = "none"
 _FORMS = {
     "log": "log <public key in hex> [<url>]",
     "witness": "witness <name> <public key in hex> [<url>]",
@@ -87,6 +87,71 @@ def parse(data: bytes, source: str = "policy") -> Policy:
     return policy
 
 
+def build(setting: object, log: tuple[PublicKey, str] | None = None) -> str:
+    """The text of a policy file, from what an inventory says of its witnesses.
+
+    Args:
+        setting: ``witnesses`` by name, each with ``key`` and perhaps ``url``; ``groups`` by name,
+            each with ``threshold`` and ``members``; ``quorum``.
+        log: key and URL of a log line; None for the policy of a log, which needs none.
+
+    Raises:
+        UsageError: what cannot be right, with its place in the setting or in the text.
+    """
+    parts = _mapping(setting, "", {"witnesses", "groups", "quorum"})
+    lines = [] if log is None else [f"log {log[0].hex} {log[1]}"]
+    for name, witness in _mapping(parts.get("witnesses") or {}, "witnesses").items():
+        place = f"witnesses: {name}: "
+        fields = _mapping(witness, place, {"key", "url"})
+        try:
+            key = PublicKey.parse(str(fields.get("key")))
+        except UsageError as error:
+            raise UsageError(f"{place}{error.message}", hint=error.hint) from error
+        url = f" {_word(fields['url'], f'{place}url ')}" if fields.get("url") else ""
+        lines.append(f"witness {_word(name, place)} {key.hex}{url}")
+    waiting = {
+        name: _mapping(group, f"groups: {name}: ", {"threshold", "members"})
+        for name, group in _mapping(parts.get("groups") or {}, "groups: ").items()
+    }
+    while waiting:
+        # A group comes after those that it is made of.
+        ready = [name for name, group in waiting.items() if not _members(group) & waiting.keys()]
+        if not ready:
+            raise UsageError(f"groups: {', '.join(sorted(waiting))} are made of each other")
+        group = waiting.pop(ready[0])
+        place = f"groups: {ready[0]}: "
+        words = [ready[0], group.get("threshold"), *sorted(_members(group))]
+        lines.append(f"group {' '.join(_word(word, place) for word in words)}")
+    lines.append(f"quorum {_word(parts.get('quorum'), 'quorum ')}")
+    text = "".join(f"{line}\n" for line in lines)
+    parse(text.encode(), "as a policy file, line")
+    return text
+
+
+def _mapping(value: object, place: str, allowed: Set[str] | None = None) -> Mapping[str, object]:
+    """A mapping of the setting, with no other keys than those allowed."""
+    wanted = f"a mapping with {', '.join(sorted(allowed))}" if allowed else "a mapping by name"
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{place}is {value!r}", hint=wanted)
+    for key in value:
+        if not isinstance(key, str) or (allowed and key not in allowed):
+            raise UsageError(f"{place}has {key!r}", hint=wanted)
+    return value
+
+
+def _word(value: object, place: str) -> str:
+    """What stands between spaces in a policy file."""
+    text = str(value)
+    if not re.fullmatch(r"[^\s#]\S*", text):
+        raise UsageError(f"{place}is {text!r}", hint="a single word")
+    return text
+
+
+def _members(group: Mapping[str, object]) -> set[str]:
+    members = group.get("members")
+    return set(map(str, members)) if isinstance(members, list | tuple) else set()
+
+
 def _apply(policy: Policy, keyword: str, words: Sequence[str]) -> None:
     match keyword, words:
         case "log", [key] | [key, _]:
@@ -98,7 +163,7 @@ def _apply(policy: Policy, keyword: str, words: Sequence[str]) -> None:
         case "quorum", [name]:
             if policy.quorum is not None:
                 raise UsageError("a second quorum line")
-            if name != _NONE:
+            if name != NONE:
                 _defined(policy, name)
             policy.quorum = name
         case _ if keyword in _FORMS:
@@ -151,7 +216,7 @@ def _add_group(policy: Policy, name: str, threshold: str, members: tuple[str, ..
 
 
 def _undefined(policy: Policy, name: str) -> None:
-    if name == _NONE or name in policy.witnesses or name in policy.groups:
+    if name == NONE or name in policy.witnesses or name in policy.groups:
         raise UsageError(f"the name {name!r} is defined already")
 
 

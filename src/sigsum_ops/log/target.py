@@ -13,10 +13,11 @@ from sigsum_ops.site import ansible
 
 
 class Target(NamedTuple):
-    """The log under load."""
+    """A log; ``policy`` is what its inventory says of its witnesses, ``sigsum_policy``."""
 
     url: str
     key: PublicKey
+    policy: object = None
 
 
 def choose_target(
@@ -68,6 +69,7 @@ def log_of_inventory(inventory: Path | None) -> Target:
         "role": "{{ log_server_role | default('') }}",
         "url": "{{ log_url | default('') }}",
         "key": "{{ log_server_public_key | default('') }}",
+        "policy": "{{ sigsum_policy | default({}) }}",
     }
     # On the machines' behalf, not localhost's: a variable is rendered as its own host sees it.
     done = ansible.run(
@@ -81,7 +83,7 @@ def log_of_inventory(inventory: Path | None) -> Target:
     for answer in done.stdout.split(" | SUCCESS => ")[1:]:
         found = json.JSONDecoder().raw_decode(answer)[0]["msg"]
         if found["role"] == "primary" and found["url"]:
-            return Target(found["url"], PublicKey.parse(found["key"]))
+            return Target(found["url"], PublicKey.parse(found["key"]), found["policy"])
     said = f": {(done.stderr + done.stdout).strip()[-400:]}" if done.returncode else ""
     raise UsageError(
         f"the inventory {inventory or 'of ansible.cfg'} has no primary with a log_url{said}",

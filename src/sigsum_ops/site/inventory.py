@@ -6,6 +6,7 @@ Ansible renders them, and ``check`` is that filter run by Ansible for the comman
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import ipaddress
 import json
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from sigsum_ops.edge import policies
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.log import policy, ratelimit
 from sigsum_ops.log.keys import PublicKey
@@ -37,6 +39,7 @@ _SECONDARY_URL = "log_server_secondary_url"
 _ADDRESS = "log_server_internal_address"
 _GATING = "log_server_gating_secondary"
 _POLICY = "log_server_policy_file"
+_DESCRIBED = "sigsum_policy"
 _RATE_LIMIT = "log_server_rate_limit"
 _SOFTWARE_KEY = "log_server_software_key_file"
 _ALLOW_SOFTWARE_KEY = "log_server_allow_software_key"
@@ -315,6 +318,23 @@ def _policy_file(
     if key is not None and parsed.logs and key not in {log.key for log in parsed.logs}:
         found = f"({text}) has no log line for {key_setting}"
         yield Problem(name, setting, found, f"no log line, or log {key.hex}")
+    yield from _described(name, variables, setting, parsed)
+
+
+def _described(
+    name: str, variables: Variables, setting: str, parsed: policy.Policy
+) -> Iterator[Problem]:
+    """The file that everybody uses, compared with what the inventory says of its witnesses."""
+    if not (described := variables.get(_DESCRIBED)):
+        return
+    try:
+        wanted = policy.parse(policy.build(described).encode())
+    except UsageError as error:
+        yield Problem(name, _DESCRIBED, error.message, (error.hint or "").rstrip("."))
+        return
+    if any(policies.differences(wanted, dataclasses.replace(parsed, logs=[]))):
+        found = f"does not say what {_DESCRIBED} says"
+        yield Problem(name, setting, found, "what `sigsum-ops policy build` prints")
 
 
 # --- Values -------------------------------------------------------------------------------------
