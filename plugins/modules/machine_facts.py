@@ -139,6 +139,7 @@ PACKAGES = (
     "yubihsm-connector",
 )
 UNITS = (
+    "litebastion.service",
     "litewitness.service",
     "mariadb.service",
     "nsd.service",
@@ -161,6 +162,11 @@ UNITS = (
 PACKAGE_INSTALLED = "/var/lib/dpkg/info/sigsum-ops.list"
 # What a service reads at its start only, beside its unit.
 CONFIGURATION = {
+    "litebastion": (
+        "/etc/litebastion/backends",
+        "/etc/litebastion/certificate.pem",
+        "/etc/litebastion/key.pem",
+    ),
     "mariadb": ("/etc/mysql/mariadb.conf.d/60-sigsum-ops.cnf",),
     "sigsum-log-primary": (
         "/etc/sigsum/config.toml",
@@ -186,7 +192,10 @@ CONFIGURATION = {
     "unbound": ("/etc/unbound/unbound.conf.d/sigsum-ops.conf",),
     "yubihsm-connector": ("/etc/yubihsm-connector.yaml",),
 }
+# What takes its configuration in when it is told to, without a restart.
+RELOADS = ("litebastion",)
 ACCOUNTS = (
+    "litebastion",
     "sigsum-archive",
     "sigsum-backup",
     "sigsum-hsm",
@@ -196,6 +205,7 @@ ACCOUNTS = (
     "trillian",
 )
 FILES = (
+    "/etc/resolv.conf",
     "/etc/sigsum/fenced.json",
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",
@@ -271,15 +281,18 @@ def running(units: dict[str, dict[str, str]], files: Mapping[str, float]) -> lis
     ``files`` is when the newest file that the unit reads was written, in seconds of the clock
     that systemd counts in microseconds: a run that ended before it came to its restarts leaves a
     service with an older configuration. A service reads when its process starts, a timer when it
-    is made active.
+    is made active, and one of RELOADS when it is told to: systemd counts that as a change of state.
     """
     wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
     started = ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    told = ("StateChangeTimestampMonotonic",)
     return [
         name
         for name, unit in units.items()
         if wanted.items() <= unit.items()
-        and next(int(unit[key]) for key in started if key in unit) / 1e6 > files.get(name, 0)
+        and next(int(unit[key]) for key in (told if name in RELOADS else started) if key in unit)
+        / 1e6
+        > files.get(name, 0)
     ]
 
 
@@ -365,7 +378,8 @@ def facts() -> dict[str, Any]:
     rows = [row.split() for row in installed.splitlines()]
     shown = (
         "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths,"
-        "ExecMainStartTimestampMonotonic,ActiveEnterTimestampMonotonic"
+        "ExecMainStartTimestampMonotonic,ActiveEnterTimestampMonotonic,"
+        "StateChangeTimestampMonotonic"
     )
     units = parse_units(_output("systemctl", "show", f"--property={shown}", *UNITS))
     return {

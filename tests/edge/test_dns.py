@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dns.rcode
 import pytest
@@ -104,17 +105,47 @@ def test_the_zones_own_servers_are_asked(
 ) -> None:
     own = serve(f"_sigsum_v1 60 TXT {KEY.hex}")
     stale = serve("ns 60 A 127.0.0.1")
-    monkeypatch.setattr(edge_dns, "system", lambda: [edge_dns.server(str(stale))])
-    ask = edge_dns.Server
-
-    def at_port(name: str, address: str, port: int = 53, recursive: bool = True) -> edge_dns.Server:
-        return ask(name, address, port if recursive else own.port, recursive)
-
-    monkeypatch.setattr(edge_dns, "Server", at_port)
+    _of_the_zone(monkeypatch, stale, own)
     done = CliRunner().invoke(app, ["dns", "check", "log.example.org", "--json"])
     report = json.loads(done.stdout)
     assert [view["recursive"] for view in report["servers"]] == [True, False]
     assert report["servers"][1]["server"].startswith("ns.example.org.")
+
+
+def test_a_zones_server_that_leads_elsewhere_is_not_blamed(
+    serve: Callable,  # type: ignore[type-arg]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An alias out of the zone: its own server knows no more, and a log finds the key."""
+    own = serve("_sigsum_v1 60 CNAME keys.example.net.")
+    found = serve(f"_sigsum_v1 60 TXT {KEY.hex}\nns 60 A 127.0.0.1")
+    _of_the_zone(monkeypatch, found, own)
+    done = CliRunner().invoke(app, ["dns", "check", "example.org", "--json"])
+    report = json.loads(done.stdout)
+    assert [view["status"] for view in report["servers"]] == ["found", "leads elsewhere"]
+    assert (done.exit_code, report["problems"]) == (0, [])
+
+
+def test_a_zone_that_does_not_validate_has_its_own_servers_and_not_its_parents(
+    serve: Callable,  # type: ignore[type-arg]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = serve("")
+    failing = dict.fromkeys((NAME, "example.org"), dns.rcode.SERVFAIL)
+    _of_the_zone(monkeypatch, serve("", rcodes=failing), own)
+    done = CliRunner().invoke(app, ["dns", "check", "example.org", "--json"])
+    assert [view["status"] for view in json.loads(done.stdout)["servers"]] == ["SERVFAIL"]
+
+
+def _of_the_zone(monkeypatch: pytest.MonkeyPatch, resolver: object, own: Any) -> None:
+    """Have one server for this machine's resolver, and another for the zone's own."""
+    monkeypatch.setattr(edge_dns, "system", lambda: [edge_dns.server(str(resolver))])
+    made = edge_dns.Server
+
+    def at_port(name: str, address: str, port: int = 53, recursive: bool = True) -> edge_dns.Server:
+        return made(name, address, port if recursive else own.port, recursive)
+
+    monkeypatch.setattr(edge_dns, "Server", at_port)
 
 
 def test_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:

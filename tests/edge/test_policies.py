@@ -82,7 +82,9 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         (_changed(lambda s: s["witnesses"].update({"#x": {"key": KEYS[3].hex}})), "is '#x'"),
         (_changed(lambda s: s["groups"]["us"].update(threshold=3)), "threshold 3"),
         (_changed(lambda s: s["groups"]["us"].update(members=["w0", "us"])), "made of each other"),
-        (_changed(lambda s: s["groups"]["us"].update(members="w0")), "group line with 2 words"),
+        (_changed(lambda s: s["groups"]["us"].update(members="w0")), "members is 'w0'"),
+        (_changed(lambda s: s["groups"]["us"].update(members=["w0", "w0"])), "members is ['w0'"),
+        (_changed(lambda s: s.update(witnesses=3)), "witnesses: is 3"),
         (_changed(lambda s: s["groups"].update({"w0": s["groups"]["us"]})), "made of each other"),
     ],
 )
@@ -143,6 +145,14 @@ def test_a_good_policy_has_nothing_to_find() -> None:
 )
 def test_what_lint_finds(one: Policy, says: str) -> None:
     assert any(says in found for found in policies.lint(one)), list(policies.lint(one))
+
+
+def test_too_many_to_try_is_said() -> None:
+    keys = [PublicKey(bytes([number] * 32)) for number in range(17)]
+    lines = [f"witness w{number} {key.hex}" for number, key in enumerate(keys)]
+    members = " ".join(f"w{number}" for number in range(17))
+    one = parse("\n".join([*lines, f"group us 2 {members}", "quorum us"]).encode())
+    assert any("not looked for two quorums" in found for found in policies.lint(one))
 
 
 def test_what_a_log_needs_beside() -> None:

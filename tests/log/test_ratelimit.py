@@ -32,6 +32,10 @@ def test_each_kind_becomes_its_lines_in_one_order() -> None:
     ]
 
 
+def test_an_international_name_as_registries_write_it() -> None:
+    assert parse({"domain": {"xn--bcher-kva.example": 1}}) is not None
+
+
 def test_a_limit_for_listed_ones_only_lets_no_other_domain_in() -> None:
     limits = parse({"domain": {"example.org": 1}})
     assert limits is not None
@@ -61,6 +65,8 @@ def test_a_limit_for_listed_ones_only_lets_no_other_domain_in() -> None:
         ({"domain": {"example.org # x": 1}}, "has 'example.org # x'", "such as example.org"),
         ({"domain": {"a." * 130 + "org": 1}}, "has 'a.a.", "such as example.org"),
         ({"domain": {"exa\nmple.org": 1}}, "has 'exa\\nmple.org'", "such as example.org"),
+        ({"domain": {"xn--72g.com": 1}}, "no international name", "log-go would not start"),
+        ({"domain": {"a.xn--a.com": 1}}, "no international name", "log-go would not start"),
         ({"key": {HASH.upper(): 1}}, "has '0123456789ABCDEF", "lower-case hex"),
         ({"key": {int("1" * 64): 1}}, "has 1111", "in quotes"),
         ({"key": {HASH[:-1]: 1}}, "key: has", "64"),

@@ -119,6 +119,18 @@ def test_a_timer_has_no_process_and_reads_when_it_is_made_active() -> None:
     assert running({"x.timer": timer}, {"x.timer": 6.0}) == []
 
 
+def test_what_reloads_has_read_its_files_when_it_was_told_to() -> None:
+    bastion = {
+        "ActiveState": "active",
+        "UnitFileState": "enabled",
+        "NeedDaemonReload": "no",
+        "ExecMainStartTimestampMonotonic": "1000000",
+        "StateChangeTimestampMonotonic": "5000001",
+    }
+    assert running({"litebastion": bastion}, {"litebastion": 5.0}) == ["litebastion"]
+    assert running({"litebastion": bastion}, {"litebastion": 6.0}) == []
+
+
 def test_the_newest_of_a_units_files_counts_in_the_clock_of_its_start(tmp_path: Path) -> None:
     unit, dropin = tmp_path / "x.service", tmp_path / "x.conf"
     for path, age in ((unit, 100), (dropin, 10)):

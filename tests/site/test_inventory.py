@@ -328,6 +328,9 @@ def test_a_policy_file_says_what_the_inventory_says_of_its_witnesses(tmp_path: P
     hosts["north"]["sigsum_policy"] = {**described, "quorum": "x"}
     (problem,) = problems(hosts, groups, ROLES)
     assert problem.setting == "sigsum_policy"
+    del hosts["north"]["log_server_policy_file"]
+    (problem,) = problems(hosts, groups, ROLES)
+    assert (problem.setting, problem.found) == ("log_server_policy_file", "is not set")
 
 
 def test_a_relative_policy_file_is_refused() -> None:

@@ -138,7 +138,7 @@ def lint(
 
     Exits 0 where nothing is found, 1 where something is, 2 where it cannot be read.
 
-    Example: sigsum-ops policy lint inventories/production/policy
+    Example: sigsum-ops policy lint inventories/production/policy.txt
     """
     from sigsum_ops.edge import policies
     from sigsum_ops.log.policy import load
@@ -194,7 +194,7 @@ def build(
     The log and its users take the same file, log_server_policy_file: commit it beside the
     inventory. A converge refuses one that does not say what sigsum_policy says.
 
-    Example: sigsum-ops policy build -i inventories/production > policy
+    Example: sigsum-ops policy build -i inventories/production > policy.txt
     """
     from sigsum_ops.errors import UsageError
     from sigsum_ops.log.policy import build as build_text

@@ -31,6 +31,8 @@ TIMEOUT = 3.0  # seconds for one answer
 _MOST_SERVERS = 13
 NOTHING = "nothing"
 NO_WAY = "cannot be reached from here"
+# A zone's own server that names another place: an alias, or a part of the zone that others serve.
+ELSEWHERE = "leads elsewhere"
 
 
 @dataclass(frozen=True)
@@ -153,37 +155,48 @@ async def _ask(of: Server, name: str) -> Answer:
     # Aliases come in the same answer.
     sets = [found for found in response.answer if found.rdtype == dns.rdatatype.TXT]
     if not sets:
-        return Answer(name, NOTHING, validated=validated)
+        alias = any(found.rdtype == dns.rdatatype.CNAME for found in response.answer)
+        referral = not response.answer and any(
+            found.rdtype == dns.rdatatype.NS for found in response.authority
+        )
+        leads = not of.recursive and (alias or referral)
+        return Answer(name, ELSEWHERE if leads else NOTHING, validated=validated)
     records = tuple(txt.read(record.strings) for found in sets for record in found)
     return Answer(name, "found", records, min(found.ttl for found in sets), validated)
 
 
 async def _servers_of(domain: str, resolvers: Iterable[Server]) -> list[Server]:
-    """The servers of the zone that the domain is in, as the first that knows them names them."""
+    """The servers of the zone that the record is in, as the first that knows them names them."""
     for each in resolvers:
-        names: list[str] = []
-        zone = dns.name.from_text(domain)
-        while not names and zone != dns.name.root:
+        names: list[str] | None = []
+        zone = dns.name.from_text(f"{txt.LABEL}.{domain}")
+        # No further than to the domain's own zone: a failure there is not its parent's.
+        while names == [] and len(zone) > 2:
             names = await _values(each, zone.to_text(), dns.rdatatype.NS)
             zone = zone.parent()
         found = []
-        for name in names[:_MOST_SERVERS]:
+        for name in (names or [])[:_MOST_SERVERS]:
             for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
-                addresses = await _values(each, name, kind)
+                addresses = await _values(each, name, kind) or []
                 found += [Server(f"{name} (of the zone)", a, recursive=False) for a in addresses]
         if found:
             return found
     return []
 
 
-async def _values(of: Server, name: str, kind: dns.rdatatype.RdataType) -> list[str]:
+async def _values(of: Server, name: str, kind: dns.rdatatype.RdataType) -> list[str] | None:
+    """The records of a name; None where it could not be asked."""
     query = dns.message.make_query(name, kind)
+    # Also of a zone whose signatures are wrong: it is to be seen who serves that.
+    query.flags |= dns.flags.CD
     try:
         response, _ = await dns.asyncquery.udp_with_fallback(
             query, of.address, timeout=TIMEOUT, port=of.port, ignore_errors=True
         )
     except (OSError, dns.exception.DNSException):
-        return []
+        return None
+    if response.rcode() not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
+        return None
     sets = [found for found in response.answer if found.rdtype == kind]
     return sorted({str(record) for found in sets for record in found})
 
@@ -200,6 +213,8 @@ def problems(domain: str, views: Sequence[View], key: PublicKey | None = None) -
 
 def _problems(domain: str, view: View, key: PublicKey | None) -> Iterator[str]:
     who, answer = view.server.name, view.answer
+    if answer.status == ELSEWHERE:
+        return  # the resolvers follow
     if answer.status == NOTHING:
         yield f"{who} has no TXT record {txt.LABEL}.{domain}" + (
             "" if not view.server.recursive else "; one that is new may need the time of a TTL"

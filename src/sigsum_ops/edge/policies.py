@@ -87,6 +87,8 @@ def lint(policy: Policy, *, of_a_log: bool = False) -> Iterator[str]:
         yield f"a group that nothing uses: {', '.join(idle)}"
     if needed(policy) and spare(policy) == 0:
         yield "no witness may be silent: the log stands still for its users when one of them is"
+    if len(in_quorum(policy)) > MOST:
+        yield f"more than {MOST} witnesses: not looked for two quorums without a common one"
     if found := apart(policy):
         some, others = (" and ".join(sorted(each)) for each in found)
         yield f"{some} are a quorum, and so are {others}: two histories could have one each"

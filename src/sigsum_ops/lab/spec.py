@@ -56,6 +56,7 @@ MACHINES = (
         optional=True,
     ),
     Machine("client1", 21, "clients"),
+    Machine("bastion1", 41, "bastions", optional=True),
     # What the internet is to a real site.
     Machine("infra1", 31, "infra", optional=True),
 )

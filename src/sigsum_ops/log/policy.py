@@ -100,7 +100,7 @@ def build(setting: object, log: tuple[PublicKey, str] | None = None) -> str:
     """
     parts = _mapping(setting, "", {"witnesses", "groups", "quorum"})
     lines = [] if log is None else [f"log {log[0].hex} {log[1]}"]
-    for name, witness in _mapping(parts.get("witnesses") or {}, "witnesses").items():
+    for name, witness in _mapping(parts.get("witnesses") or {}, "witnesses: ").items():
         place = f"witnesses: {name}: "
         fields = _mapping(witness, place, {"key", "url"})
         try:
@@ -120,7 +120,11 @@ def build(setting: object, log: tuple[PublicKey, str] | None = None) -> str:
             raise UsageError(f"groups: {', '.join(sorted(waiting))} are made of each other")
         group = waiting.pop(ready[0])
         place = f"groups: {ready[0]}: "
-        words = [ready[0], group.get("threshold"), *sorted(_members(group))]
+        members = _members(group)
+        if not members or len(members) != len(group["members"]):  # type: ignore[arg-type]
+            hint = "a list of witnesses and groups, each once"
+            raise UsageError(f"{place}members is {group.get('members')!r}", hint=hint)
+        words = [ready[0], group.get("threshold"), *sorted(members)]
         lines.append(f"group {' '.join(_word(word, place) for word in words)}")
     lines.append(f"quorum {_word(parts.get('quorum'), 'quorum ')}")
     text = "".join(f"{line}\n" for line in lines)

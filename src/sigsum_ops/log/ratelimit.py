@@ -8,6 +8,7 @@ there: a restart of the log sets all counts to zero. Limits are leaves in 24 hou
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -77,7 +78,24 @@ def _listed(
         # YAML makes a number of a hash that happens to have no letters.
         if not isinstance(name, str) or len(name) > 253 or not form.fullmatch(name):
             raise UsageError(f"{kind}: has {name!r}", hint=_KINDS[kind])
+        if not all(map(_is_normal, name.split("."))):
+            raise UsageError(
+                f"{kind}: has {name!r}, which is no international name as it is normally written",
+                hint="log-go would not start with it; write each label as a registry does",
+            )
         yield str(name), _limit(f"{kind}: {name}", limit)
+
+
+def _is_normal(label: str) -> bool:
+    """Whether log-go takes a label: one in Punycode (RFC 3492) is of a lower-case, normal name."""
+    if not label.startswith("xn--"):
+        return True
+    try:
+        text = label.removeprefix("xn--").encode().decode("punycode")
+    except UnicodeError:
+        return False
+    normal = unicodedata.normalize("NFKC", text).lower()
+    return text.isprintable() and not text.isascii() and text == normal
 
 
 def _limit(place: str, limit: object) -> int:

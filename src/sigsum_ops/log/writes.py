@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import secrets
 import sys
 import time
@@ -37,25 +38,27 @@ BEGINNING = 25.0
 # Seconds after which a log that nobody serves is not waited for: an interrupted procedure goes on.
 NOBODY = 3.0
 # What machines answer of which none is a primary: a secondary knows no such page.
-SILENT = {"connection", "404", "timeout"}
+SILENT = {"connection", "404"}
 # What a log says that limits who may submit (log.md, section 4): it will not take this leaf later.
 LIMITED = "429"
 PATIENCE = 1800.0  # seconds after which nobody waits for the result any more
 
 
-def report(taken: Sequence[float], errors: Counter[str]) -> dict[str, Any]:
-    """Longest and summed outage in seconds, None where no leaf was taken.
+def report(taken: Sequence[float], errors: Counter[str], ready: float = math.inf) -> dict[str, Any]:
+    """Longest and summed outage in seconds, None where that is not known.
 
     Args:
         taken: when each leaf that was taken was answered, in seconds, ascending.
         errors: how often each other answer came.
+        ready: when the work began. Where no leaf was taken before, an outage is not seen.
     """
+    known = bool(taken) and taken[0] <= ready
     gaps = [after - before for before, after in itertools.pairwise(taken)]
     outages = [gap for gap in gaps if gap > USUAL]
     return {
         "taken": len(taken),
-        "longest_s": round(max(outages, default=0.0), 1) if taken else None,
-        "total_s": round(sum(outages), 1) if taken else None,
+        "longest_s": round(max(outages, default=0.0), 1) if known else None,
+        "total_s": round(sum(outages), 1) if known else None,
         "errors": dict(errors),
     }
 
@@ -90,6 +93,8 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
                     errors[error.kind] += 1
                 await asyncio.sleep(PERIOD)
 
+    began = math.inf
+
     def ready() -> bool:
         """Whether there is nothing to wait for any more."""
         waited = time.monotonic() - begun
@@ -97,13 +102,15 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
         return bool(taken) or LIMITED in errors or silent or waited > BEGINNING
 
     async def say_ready() -> None:
+        nonlocal began
         while going.exists() and not ready():
             await asyncio.sleep(PERIOD)
+        began = time.monotonic()
         with suppress(FileNotFoundError), going.open("r+") as file:  # not made anew
             file.write("ready\n")
 
     await asyncio.gather(say_ready(), *map(submit, urls))
-    return report(taken, errors)
+    return report(taken, errors, began)
 
 
 if __name__ == "__main__":

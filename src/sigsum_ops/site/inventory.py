@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from sigsum_ops.edge import policies
+from sigsum_ops.edge import policies, zones
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.log import policy, ratelimit
 from sigsum_ops.log.keys import PublicKey
@@ -39,6 +39,7 @@ _SECONDARY_URL = "log_server_secondary_url"
 _ADDRESS = "log_server_internal_address"
 _GATING = "log_server_gating_secondary"
 _POLICY = "log_server_policy_file"
+_ZONES = "resolver_zones"
 _DESCRIBED = "sigsum_policy"
 _RATE_LIMIT = "log_server_rate_limit"
 _SOFTWARE_KEY = "log_server_software_key_file"
@@ -101,6 +102,8 @@ def problems(
         found += _log_key(name, variables)
         found += _policy_file(name, variables, _POLICY, _LOG_KEY)
         found += _rate_limit(name, variables)
+        for wrong, allowed in zones.problems(variables.get(_ZONES)):
+            found.append(Problem(name, _ZONES, wrong, allowed))
     for name in groups.get(CLIENTS, ()):
         found += _policy_file(name, hosts[name], _CLIENT_POLICY, _CLIENT_KEY)
     return sorted(found, key=lambda problem: (problem.where, problem.setting, problem.found))
@@ -303,6 +306,9 @@ def _policy_file(
 ) -> Iterator[Problem]:
     text = _text(variables, setting)
     if text is None:
+        if variables.get(_DESCRIBED) and setting == _POLICY:
+            allowed = f"the file that is made of {_DESCRIBED} by `sigsum-ops policy build`"
+            yield Problem(name, setting, "is not set", allowed)
         return
     if not Path(text).is_absolute():
         allowed = "an absolute path on the controller, such as {{ inventory_dir }}/policy.txt"
@@ -393,6 +399,10 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdecimal() and int(text) > 0
 
 
+def _is_count_to(least: int, most: int) -> Callable[[str], bool]:
+    return lambda text: text.isascii() and text.isdecimal() and least <= int(text) <= most
+
+
 def _is_host_and_port(text: str) -> bool:
     host, separator, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -437,6 +447,9 @@ VALUES: Mapping[str, Forms] = {
         "log_server_secondary_interval": (_is_duration, _DURATION_FORM),
         "log_server_timeout": (_is_duration, _DURATION_FORM),
         "trillian_sequencer_interval": (_is_duration, _DURATION_FORM),
+        "resolver_cache_mb": (_is_count_to(2, 65536), "MiB, 2 to 65536"),
+        "resolver_max_ttl": (_is_count_to(1, 86400), "seconds, 1 to 86400"),
+        "resolver_max_negative_ttl": (_is_count_to(1, 86400), "seconds, 1 to 86400"),
         "log_server_max_range": (_is_count, "a number of leaves, 1 or more"),
         "log_server_log_level": (
             lambda text: text in {"debug", "info", "warning", "error"},
