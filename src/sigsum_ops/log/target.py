@@ -83,7 +83,7 @@ def log_of_inventory(inventory: Path | None) -> Target:
     for answer in done.stdout.split(" | SUCCESS => ")[1:]:
         found = json.JSONDecoder().raw_decode(answer)[0]["msg"]
         if found["role"] == "primary" and found["url"]:
-            return Target(found["url"], PublicKey.parse(found["key"]), found["policy"])
+            return Target(found["url"], PublicKey.parse(found["key"]), found["policy"] or None)
     said = f": {(done.stderr + done.stdout).strip()[-400:]}" if done.returncode else ""
     raise UsageError(
         f"the inventory {inventory or 'of ansible.cfg'} has no primary with a log_url{said}",
