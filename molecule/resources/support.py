@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -172,15 +171,21 @@ def submit(client: Host) -> None:
 
 
 def add_leaves(url: str, number: int) -> None:
-    """Submit that many new leaves, and wait for none of them."""
-    key = Ed25519PrivateKey.generate()
+    """Submit that many new leaves, and wait for none of them, but for a log that restarts."""
+    key, patient_until = Ed25519PrivateKey.generate(), time.monotonic() + 30
 
     async def submit() -> None:
         async with LogClient(url) as client:
-            for _ in range(number):
-                # It queues the leaf before it looks for it in the tree of the size that it has
-                # signed, which fails where the leaf is integrated already and the tree smaller.
-                with contextlib.suppress(ApiError):
+            missing = number
+            while missing:
+                try:
                     await client.add_leaf(LeafRequest.sign(key, os.urandom(32)).body)
+                except ApiError as error:
+                    # It queues the leaf before it looks for it in the tree of the size that it has
+                    # signed, which fails where the leaf is integrated already and the tree smaller.
+                    if error.kind == "connection" and time.monotonic() < patient_until:
+                        await asyncio.sleep(0.1)
+                        continue
+                missing -= 1
 
     asyncio.run(submit())
