@@ -133,6 +133,7 @@ async def _ask(of: Server, name: str) -> Answer:
     if not of.recursive:
         query.flags &= ~dns.flags.RD
     try:
+        # ignore_errors: of datagrams that somebody else forges; the right one is waited for.
         response, _ = await dns.asyncquery.udp_with_fallback(
             query, of.address, timeout=TIMEOUT, port=of.port, ignore_errors=True
         )
