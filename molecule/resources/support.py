@@ -171,7 +171,7 @@ def submit(client: Host) -> None:
 
 
 def add_leaves(url: str, number: int) -> None:
-    """Submit that many new leaves, none if negative; wait for a log that restarts, not for proof."""
+    """Submit that many new leaves (or none), waiting for a log that restarts but for no proof."""
     key, patient_until = Ed25519PrivateKey.generate(), time.monotonic() + 30
 
     async def submit() -> None:

@@ -242,8 +242,20 @@ def reseed_problems(
 def abandon_problems(looks: Mapping[str, Any], target: str, log_key: str) -> list[str]:
     """One text for each thing that speaks against giving up a promotion."""
     path = procedure.journal(PublicKey.parse(log_key).hash)
-    adopted = procedure.adopted(procedure.read(path), target)
-    return [str(each) for each in judge.abandon_problems(looks, target, adopted=adopted)]
+    entries = procedure.read(path)
+    found = judge.abandon_problems(
+        looks,
+        target,
+        adopted=procedure.adopted(entries, target),
+        again=procedure.given_up(entries, target),
+    )
+    return [str(each) for each in found]
+
+
+def to_unfence(looks: Mapping[str, Any], target: str, log_key: str) -> list[str]:
+    """The machines that may start again once the promotion of ``target`` was given up."""
+    path = procedure.journal(PublicKey.parse(log_key).hash)
+    return judge.to_unfence(looks, target, procedure.unfinished(procedure.read(path)))
 
 
 def outside_problems(
@@ -295,4 +307,5 @@ class FilterModule:
             "promotion_warnings": judge.warnings,
             "reseed_problems": reseed_problems,
             "seen_files": seen_files,
+            "to_unfence": to_unfence,
         }

@@ -120,12 +120,18 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 PACKAGES = (
+    "certbot",
     "dns-root-data",
     "galera-4",
+    "ldnsutils",
+    "logrotate",
     "mariadb-client",
     "mariadb-server",
+    "nginx",
     "nsd",
     "openssh-client",
+    "openssl",
+    "pebble",
     "python3-pymysql",
     "restic",
     "sigsum-go",
@@ -142,7 +148,9 @@ UNITS = (
     "litebastion.service",
     "litewitness.service",
     "mariadb.service",
+    "nginx.service",
     "nsd.service",
+    "pebble.service",
     "trillian-log-server.service",
     "trillian-log-signer.service",
     "sigsum-log-primary.service",
@@ -188,12 +196,14 @@ CONFIGURATION = {
         PACKAGE_INSTALLED,
     ),
     "sigsum-rehearsal-hsm": (PACKAGE_INSTALLED,),
+    "nginx": ("/etc/sigsum-proxy/nginx.conf", "/etc/sigsum-proxy/certificate.pem"),
     "nsd": ("/etc/nsd/nsd.conf.d/60-sigsum-ops.conf",),
+    "pebble": ("/etc/pebble.json", "/var/lib/pebble/cert.pem"),
     "unbound": ("/etc/unbound/unbound.conf.d/sigsum-ops.conf",),
     "yubihsm-connector": ("/etc/yubihsm-connector.yaml",),
 }
 # What takes its configuration in when it is told to, without a restart.
-RELOADS = ("litebastion",)
+RELOADS = ("litebastion", "nginx")
 ACCOUNTS = (
     "litebastion",
     "sigsum-archive",
@@ -201,11 +211,13 @@ ACCOUNTS = (
     "sigsum-hsm",
     "sigsum-log",
     "sigsum-oracle",
+    "sigsum-proxy",
     "sigsum-rehearsal-hsm",
     "trillian",
 )
 FILES = (
     "/etc/resolv.conf",
+    "/etc/sigsum-proxy/asked",
     "/etc/sigsum/fenced.json",
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",

@@ -653,6 +653,27 @@ def test_what_speaks_against_giving_it_up(changed: dict[str, Any], name: str) ->
     assert given_up(begun(**changed)) == [name]
 
 
+def test_a_promotion_that_was_given_up_is_given_up_again() -> None:
+    """The controller died when all was done, and had not said so."""
+    looks = begun(parts=["secondary"])
+    looks["log1"] = {**deepcopy(PRIMARY)}
+    assert given_up(looks) == ["primary"]
+    assert judge.abandon_problems(looks, "log2", again=True) == []
+    looks["log2"] = {**deepcopy(PRIMARY)}
+    assert "primary" in [each.name for each in judge.abandon_problems(looks, "log2", again=True)]
+
+
+def test_what_may_start_again() -> None:
+    looks = begun()
+    assert judge.to_unfence(looks, "log2", set()) == ["log1"]
+    assert judge.to_unfence(looks, "log3", set()) == []
+    assert judge.to_unfence({**looks, "log1": None}, "log2", {("unfence", "log1")}) == []
+    # It was unfenced, and the controller died before it noted that.
+    looks["log1"] = {**deepcopy(PRIMARY)}
+    assert judge.to_unfence(looks, "log2", {("fence", "log1")}) == []
+    assert judge.to_unfence(looks, "log2", {("unfence", "log1"), ("fence", "log2")}) == ["log1"]
+
+
 def test_a_third_machine_that_may_have_been_promoted_since() -> None:
     looks = begun()
     assert given_up({**looks, "log2": None}) == ["target-unreachable"]

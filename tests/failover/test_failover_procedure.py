@@ -10,6 +10,7 @@ import pytest
 from sigsum_ops.errors import OpsError
 from sigsum_ops.failover.procedure import (
     adopted,
+    given_up,
     journal,
     note,
     permits,
@@ -183,3 +184,19 @@ def test_who_may_go_on_alone(entries: list[dict[str, Any]], expected: dict[str, 
 )
 def test_who_else_may_have_been_promoted(entries: list[dict[str, Any]], expected: str) -> None:
     assert adopted(entries, "log2") == expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([], False),
+        ([entry("fence", "log1"), entry("abandon", "log2", done=False)], False),
+        ([entry("fence", "log1"), entry("abandon", "log2")], True),
+        ([entry("abandon", "log2"), entry("unfence", "log1", done=False)], True),
+        ([entry("abandon", "log2"), entry("abandon", "log2", done=False)], True),
+        ([entry("abandon", "log3")], False),
+        ([entry("abandon", "log2"), entry("fence", "log1", done=False)], False),
+    ],
+)
+def test_what_was_given_up_last(entries: list[dict[str, Any]], expected: bool) -> None:
+    assert given_up(entries, "log2") == expected

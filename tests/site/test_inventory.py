@@ -137,6 +137,21 @@ MUTATIONS = {
     "a client without policy": _set(
         "desk", "sigsum_tools_policy_file", "/nonexistent/policy", "cannot read the policy file"
     ),
+    "a public URL without TLS": _set(
+        "north", "tls_proxy_url", "http://log.example.org", "https://"
+    ),
+    "a log that answers past its proxy": Mutation(
+        lambda hosts: hosts["north"].update(
+            {
+                EXTERNAL: "0.0.0.0:6965",
+                "tls_proxy_url": "https://log.example.org/",
+                "tls_proxy_acme_email": "operator@example.org",
+            }
+        ),
+        "north",
+        EXTERNAL,
+        "past its proxy",
+    ),
     "two logs in one site": Mutation(
         lambda hosts: hosts["south"].update({KEY: OTHER_KEY.hex}), GROUP, KEY, OTHER_KEY.hex
     ),

@@ -228,7 +228,7 @@ def reseed_problems(
 
 
 def abandon_problems(
-    looks: Mapping[str, Look | None], target: str, *, adopted: str = ""
+    looks: Mapping[str, Look | None], target: str, *, adopted: str = "", again: bool = False
 ) -> list[Problem]:
     """Everything that speaks against giving up the promotion of ``target``.
 
@@ -237,6 +237,9 @@ def abandon_problems(
         target: the machine that was to be the primary.
         adopted: the machine, beside ``target``, whose tree may have been made a primary's last, by
             the controller's journal; empty where there is none.
+        again: it was given up already, by that journal, and nothing else was done since. A
+            controller that died meanwhile may have left that unsaid: another machine is the
+            primary again, and that is right.
     """
     look = looks.get(target)
     if look is None:
@@ -257,7 +260,10 @@ def abandon_problems(
     for name, other in sorted(looks.items()):
         mark = (other or {}).get("fenced") or {}
         if other and "primary" in other["parts"]:
-            found.append(Problem("primary", f"{name} is the primary; nothing is to be given up"))
+            if name == target or not again:
+                found.append(
+                    Problem("primary", f"{name} is the primary; nothing is to be given up")
+                )
         # The mark stays where a later promotion, of a third machine, found it fenced already.
         elif mark.get("promoted") == target and adopted not in ("", name):
             found.append(
@@ -268,6 +274,18 @@ def abandon_problems(
                 )
             )
     return found
+
+
+def to_unfence(
+    looks: Mapping[str, Look | None], target: str, unfinished: Collection[tuple[str, str]]
+) -> list[str]:
+    """The machines that answer and were fenced for ``target``, or whose unfencing was not noted."""
+    return sorted(
+        name
+        for name, look in looks.items()
+        if look is not None
+        and ((look["fenced"] or {}).get("promoted") == target or ("unfence", name) in unfinished)
+    )
 
 
 def _to_lose(target: str, look: Look | None, wipe: bool) -> Iterator[Problem]:

@@ -93,6 +93,18 @@ def adopted(entries: Iterable[Mapping[str, Any]], target: str) -> str:
     return found[-1] if found else ""
 
 
+def given_up(entries: Iterable[Mapping[str, Any]], target: str) -> bool:
+    """Whether the last that was done is that the promotion of ``target`` was given up."""
+    found = False
+    for entry in entries:
+        step, host = entry.get("step"), str(entry.get("host"))
+        if step == "abandon":
+            found = host == target and (found or bool(entry.get("done")))
+        elif step != "unfence":  # which belongs to it
+            found = False
+    return found
+
+
 def unfinished(entries: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
     """Step and machine of what was begun, and neither done nor said to have failed since.
 

@@ -7,6 +7,7 @@ Ansible renders them, and ``check`` is that filter run by Ansible for the comman
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import ipaddress
 import json
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from sigsum_ops.edge import policies, zones
+from sigsum_ops.edge import endpoint, policies, zones
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.log import policy, ratelimit
 from sigsum_ops.log.keys import PublicKey
@@ -37,6 +38,7 @@ _LOG_KEY = "log_server_public_key"
 _SECONDARY_KEY = "log_server_secondary_public_key"
 _SECONDARY_URL = "log_server_secondary_url"
 _ADDRESS = "log_server_internal_address"
+_EXTERNAL = "log_server_external_endpoint"
 _GATING = "log_server_gating_secondary"
 _POLICY = "log_server_policy_file"
 _ZONES = "resolver_zones"
@@ -104,6 +106,7 @@ def problems(
         found += _rate_limit(name, variables)
         for wrong, allowed in zones.problems(variables.get(_ZONES)):
             found.append(Problem(name, _ZONES, wrong, allowed))
+        found += _public_endpoint(name, variables)
     for name in groups.get(CLIENTS, ()):
         found += _policy_file(name, hosts[name], _CLIENT_POLICY, _CLIENT_KEY)
     return sorted(found, key=lambda problem: (problem.where, problem.setting, problem.found))
@@ -301,6 +304,17 @@ def _rate_limit(name: str, variables: Variables) -> Iterator[Problem]:
         yield Problem(name, _RATE_LIMIT, error.message, error.hint or "")
 
 
+def _public_endpoint(name: str, variables: Variables) -> Iterator[Problem]:
+    if _text(variables, endpoint.URL) is None:
+        return
+    for wrong in endpoint.problems(variables, datetime.datetime.now(datetime.UTC)):
+        yield Problem(name, *wrong)
+    if endpoint.is_everywhere(_text(variables, _EXTERNAL) or "0.0.0.0:6965"):
+        found = f"{_is(variables, _EXTERNAL)}: the log would answer past its proxy, without TLS"
+        allowed = "the machine's internal address with a port, such as 192.0.2.10:6965"
+        yield Problem(name, _EXTERNAL, found, allowed)
+
+
 def _policy_file(
     name: str, variables: Variables, setting: str, key_setting: str
 ) -> Iterator[Problem]:
@@ -435,7 +449,7 @@ VALUES: Mapping[str, Forms] = {
             "the IP address at which the other log machine reaches this one",
         ),
         "log_server_internal_port": (_is_port, "a port from 1 to 65535"),
-        "log_server_external_endpoint": (_is_host_and_port, _ENDPOINT_FORM),
+        _EXTERNAL: (_is_host_and_port, _ENDPOINT_FORM),
         "log_server_trillian_endpoint": (_is_host_and_port, _ENDPOINT_FORM),
         "trillian_rpc_endpoint": (_is_host_and_port, _ENDPOINT_FORM),
         "trillian_http_endpoint": (_is_host_and_port, _ENDPOINT_FORM),
@@ -447,6 +461,10 @@ VALUES: Mapping[str, Forms] = {
         "log_server_secondary_interval": (_is_duration, _DURATION_FORM),
         "log_server_timeout": (_is_duration, _DURATION_FORM),
         "trillian_sequencer_interval": (_is_duration, _DURATION_FORM),
+        "tls_proxy_upstream": (_is_host_and_port, _ENDPOINT_FORM),
+        "tls_proxy_requests_per_second": (_is_count, "requests in a second, 1 or more"),
+        "tls_proxy_connections": (_is_count, "connections at a time, 1 or more"),
+        "tls_proxy_log_days": (_is_count_to(0, 3650), "days, 0 to 3650"),
         "resolver_cache_mb": (_is_count_to(2, 65536), "MiB, 2 to 65536"),
         "resolver_max_ttl": (_is_count_to(1, 86400), "seconds, 1 to 86400"),
         "resolver_max_negative_ttl": (_is_count_to(1, 86400), "seconds, 1 to 86400"),
