@@ -247,7 +247,7 @@ def abandon_problems(looks: Mapping[str, Any], target: str, log_key: str) -> lis
         looks,
         target,
         adopted=procedure.adopted(entries, target),
-        again=procedure.given_up(entries, target),
+        unfenced=procedure.given_up(entries, target),
     )
     return [str(each) for each in found]
 

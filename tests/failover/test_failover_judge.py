@@ -658,9 +658,15 @@ def test_a_promotion_that_was_given_up_is_given_up_again() -> None:
     looks = begun(parts=["secondary"])
     looks["log1"] = {**deepcopy(PRIMARY)}
     assert given_up(looks) == ["primary"]
-    assert judge.abandon_problems(looks, "log2", again=True) == []
-    looks["log2"] = {**deepcopy(PRIMARY)}
-    assert "primary" in [each.name for each in judge.abandon_problems(looks, "log2", again=True)]
+    assert judge.abandon_problems(looks, "log2", unfenced={"log1"}) == []
+    # Another controller has promoted a third machine since; this one's journal says nothing of it.
+    looks["log1"] = {**deepcopy(PRIMARY), "parts": [], "fenced": {"promoted": "log2"}}
+    looks["log3"] = {**deepcopy(PRIMARY)}
+    found = judge.abandon_problems(looks, "log2", unfenced={"log1"})
+    assert [each.name for each in found] == ["primary"]
+    looks = {**begun(), "log2": {**deepcopy(PRIMARY)}}
+    found = judge.abandon_problems(looks, "log2", unfenced={"log1"})
+    assert "primary" in [each.name for each in found]
 
 
 def test_what_may_start_again() -> None:
@@ -672,6 +678,9 @@ def test_what_may_start_again() -> None:
     looks["log1"] = {**deepcopy(PRIMARY)}
     assert judge.to_unfence(looks, "log2", {("fence", "log1")}) == []
     assert judge.to_unfence(looks, "log2", {("unfence", "log1"), ("fence", "log2")}) == ["log1"]
+    # It was fenced again since, for another machine, which may be the primary and not answer.
+    looks["log1"] = {**deepcopy(PRIMARY), "parts": [], "fenced": {"promoted": "log2"}}
+    assert judge.to_unfence(looks, "log3", {("unfence", "log1")}) == []
 
 
 def test_a_third_machine_that_may_have_been_promoted_since() -> None:

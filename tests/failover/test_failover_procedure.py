@@ -189,14 +189,33 @@ def test_who_else_may_have_been_promoted(entries: list[dict[str, Any]], expected
 @pytest.mark.parametrize(
     ("entries", "expected"),
     [
-        ([], False),
-        ([entry("fence", "log1"), entry("abandon", "log2", done=False)], False),
-        ([entry("fence", "log1"), entry("abandon", "log2")], True),
-        ([entry("abandon", "log2"), entry("unfence", "log1", done=False)], True),
-        ([entry("abandon", "log2"), entry("abandon", "log2", done=False)], True),
-        ([entry("abandon", "log3")], False),
-        ([entry("abandon", "log2"), entry("fence", "log1", done=False)], False),
+        ([], set()),
+        ([entry("unfence", "log1")], set()),
+        ([entry("fence", "log1"), entry("abandon", "log2")], set()),
+        ([entry("abandon", "log2", done=False), entry("unfence", "log1")], set()),
+        ([entry("abandon", "log2"), entry("unfence", "log1", done=False)], {"log1"}),
+        (
+            [
+                entry("abandon", "log2"),
+                entry("unfence", "log1"),
+                entry("abandon", "log2", done=False),
+            ],
+            {"log1"},
+        ),
+        ([entry("abandon", "log3"), entry("unfence", "log1")], set()),
+        ([entry("abandon", "log2"), entry("unfence", "log1"), entry("fence", "log1")], set()),
+        (
+            [
+                entry("abandon", "log2"),
+                entry("unfence", "log1"),
+                entry("adopt", "log3", done=False),
+                entry("abandon", "log2"),
+            ],
+            set(),
+        ),
     ],
 )
-def test_what_was_given_up_last(entries: list[dict[str, Any]], expected: bool) -> None:
+def test_who_was_unfenced_since_it_was_given_up(
+    entries: list[dict[str, Any]], expected: set[str]
+) -> None:
     assert given_up(entries, "log2") == expected

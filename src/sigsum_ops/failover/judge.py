@@ -228,7 +228,11 @@ def reseed_problems(
 
 
 def abandon_problems(
-    looks: Mapping[str, Look | None], target: str, *, adopted: str = "", again: bool = False
+    looks: Mapping[str, Look | None],
+    target: str,
+    *,
+    adopted: str = "",
+    unfenced: Collection[str] = (),
 ) -> list[Problem]:
     """Everything that speaks against giving up the promotion of ``target``.
 
@@ -237,9 +241,9 @@ def abandon_problems(
         target: the machine that was to be the primary.
         adopted: the machine, beside ``target``, whose tree may have been made a primary's last, by
             the controller's journal; empty where there is none.
-        again: it was given up already, by that journal, and nothing else was done since. A
-            controller that died meanwhile may have left that unsaid: another machine is the
-            primary again, and that is right.
+        unfenced: it was given up already, by that journal, and nothing was done since but that
+            these were unfenced. A controller that died meanwhile may have left that unsaid: one of
+            them is the primary again, and that is right.
     """
     look = looks.get(target)
     if look is None:
@@ -260,7 +264,7 @@ def abandon_problems(
     for name, other in sorted(looks.items()):
         mark = (other or {}).get("fenced") or {}
         if other and "primary" in other["parts"]:
-            if name == target or not again:
+            if name not in unfenced:
                 found.append(
                     Problem("primary", f"{name} is the primary; nothing is to be given up")
                 )
@@ -279,13 +283,18 @@ def abandon_problems(
 def to_unfence(
     looks: Mapping[str, Look | None], target: str, unfinished: Collection[tuple[str, str]]
 ) -> list[str]:
-    """The machines that answer and were fenced for ``target``, or whose unfencing was not noted."""
-    return sorted(
-        name
-        for name, look in looks.items()
-        if look is not None
-        and ((look["fenced"] or {}).get("promoted") == target or ("unfence", name) in unfinished)
-    )
+    """The machines that answer and were fenced for ``target``, or whose unfencing was not noted.
+
+    A mark that is there decides: one that was fenced for another machine since stays so.
+    """
+    found = []
+    for name, look in sorted(looks.items()):
+        if look is None:
+            continue
+        mark = look["fenced"]
+        if mark.get("promoted") == target if mark else ("unfence", name) in unfinished:
+            found.append(name)
+    return found
 
 
 def _to_lose(target: str, look: Look | None, wipe: bool) -> Iterator[Problem]:

@@ -93,16 +93,21 @@ def adopted(entries: Iterable[Mapping[str, Any]], target: str) -> str:
     return found[-1] if found else ""
 
 
-def given_up(entries: Iterable[Mapping[str, Any]], target: str) -> bool:
-    """Whether the last that was done is that the promotion of ``target`` was given up."""
-    found = False
+def given_up(entries: Iterable[Mapping[str, Any]], target: str) -> set[str]:
+    """The machines that were unfenced since the promotion of ``target`` was given up.
+
+    None where anything else was done since, to any machine.
+    """
+    done, found = False, set[str]()
     for entry in entries:
         step, host = entry.get("step"), str(entry.get("host"))
-        if step == "abandon":
-            found = host == target and (found or bool(entry.get("done")))
-        elif step != "unfence":  # which belongs to it
-            found = False
-    return found
+        if step == "abandon" and host == target:
+            done = done or bool(entry.get("done"))
+        elif step == "unfence":  # which belongs to it
+            found.add(host)
+        else:
+            done, found = False, set()
+    return found if done else set()
 
 
 def unfinished(entries: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
