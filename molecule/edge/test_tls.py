@@ -64,12 +64,14 @@ class Door:
         return ssl.DER_cert_to_PEM_cert(shown)
 
 
+# ``text`` is an attribute that ``_answer`` adds, of which mypy knows nothing.
 def _answer(
     connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
 ) -> http.client.HTTPResponse:
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
+        # Beside what the library knows of an answer: once the connection is closed it cannot be read.
         answer.text = answer.read().decode()  # type: ignore[attr-defined]
         return answer
     finally:
