@@ -71,7 +71,7 @@ def _answer(
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
-        # Beside what the library knows of an answer: once the connection is closed it cannot be read.
+        # Read here: once the connection is closed it cannot be.
         answer.text = answer.read().decode()  # type: ignore[attr-defined]
         return answer
     finally:
