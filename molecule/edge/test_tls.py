@@ -6,105 +6,34 @@ import http.client
 import json
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from door import NAME, Door
 from resources.support import eventually, exposure, listening, main_pid
 from testinfra.host import Host
 
-from sigsum_ops.lab.lab import Lab
-
-NAME = "log.example.org"
 CERTIFICATE = "/etc/sigsum-proxy/certificate.pem"
 
 
-@dataclass(frozen=True)
-class Door:
-    """One machine's proxy, asked for the log's name whatever the DNS says."""
-
-    address: str
-    trust: ssl.SSLContext
-
-    def connect(self, name: str = NAME, timeout: float = 10) -> ssl.SSLSocket:
-        plain = socket.create_connection((self.address, 443), timeout=timeout)
-        return self.trust.wrap_socket(plain, server_hostname=name)
-
-    def ask(
-        self, path: str, *, method: str = "GET", body: bytes | None = None, host: str = NAME
-    ) -> http.client.HTTPResponse:
-        """One request over a connection of its own; the answer's body is read."""
-        connection = http.client.HTTPConnection(host)
-        connection.sock = self.connect()
-        return _answer(connection, method, path, body)
-
-    def status(self, path: str = "/get-tree-head") -> int:
-        """The status of the answer; 0 where there is none."""
-        try:
-            return self.ask(path).status
-        except (OSError, http.client.HTTPException):
-            return 0
-
-    def plainly(self, path: str, *, port: int = 80, host: str = NAME) -> http.client.HTTPResponse:
-        """One request without TLS."""
-        connection = http.client.HTTPConnection(host)
-        connection.sock = socket.create_connection((self.address, port), timeout=10)
-        return _answer(connection, "GET", path, None)
-
-    def certificate(self) -> str:
-        """The fingerprint of what it shows, which must be good for the log's name."""
-        with self.connect() as connection:
-            shown = connection.getpeercert(binary_form=True)
-        assert shown
-        return ssl.DER_cert_to_PEM_cert(shown)
+LOGS = "/var/log/sigsum-proxy"
 
 
-# ``text`` is an attribute that ``_answer`` adds, of which mypy knows nothing.
-def _answer(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
-) -> http.client.HTTPResponse:
-    try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        # Read here: once the connection is closed it cannot be.
-        answer.text = answer.read().decode()  # type: ignore[attr-defined]
-        return answer
-    finally:
-        connection.close()
+def requests(log: Host, text: str) -> int:
+    """How many lines of the machine's access log have it."""
+    return int(log.run("grep -c %s %s/access.log", text, LOGS).stdout or 0)
 
 
-@pytest.fixture(scope="session")
-def trust(lab: Lab) -> ssl.SSLContext:
-    """The roots of the lab's authority, and no other."""
-    infra = lab.hosts()["infra1"]
-    root = subprocess.run(
-        ["curl", "-sSf", "--cacert", lab.state / "dns/acme.pem", f"https://{infra}:15000/roots/0"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    return ssl.create_default_context(cadata=root)
-
-
-@pytest.fixture(scope="session")
-def doors(lab: Lab, trust: ssl.SSLContext) -> dict[str, Door]:
-    return {name: Door(lab.hosts()[name], trust) for name in ("log1", "log2")}
-
-
-@pytest.fixture
-def door(doors: dict[str, Door]) -> Door:
-    """That of the primary."""
-    return doors["log1"]
-
-
-@pytest.fixture
-def standby(doors: dict[str, Door]) -> Door:
-    return doors["log2"]
+def last(log: Host) -> dict[str, Any]:
+    """The newest line of the machine's access log."""
+    line: dict[str, Any] = json.loads(log.check_output("tail -n 1 %s/access.log", LOGS))
+    return line
 
 
 @dataclass
@@ -147,7 +76,7 @@ def test_each_machine_has_a_certificate_of_its_own(doors: dict[str, Door]) -> No
 def test_the_primary_serves(door: Door) -> None:
     answer = door.ask("/get-tree-head")
     assert answer.status == 200
-    assert answer.text.startswith("size=")  # type: ignore[attr-defined]
+    assert answer.text.startswith("size=")
     assert door.ask("/health").status == 200
     for name, value in (
         ("Strict-Transport-Security", "max-age=31536000"),
@@ -168,7 +97,7 @@ def test_the_standby_says_where_to_go(standby: Door) -> None:
     for path, method in (("/get-tree-head", "GET"), ("/add-leaf", "POST"), ("/health", "GET")):
         answer = standby.ask(path, method=method)
         assert answer.status == 503
-        assert f"https://{NAME}/" in answer.text  # type: ignore[attr-defined]
+        assert f"https://{NAME}/" in answer.text
         assert int(answer.headers["Retry-After"]) > 0
 
 
@@ -200,10 +129,18 @@ def test_a_body_that_is_no_leaf_is_refused(door: Door) -> None:
     assert door.status() == 200
 
 
-def test_a_challenge_that_nobody_knows_is_asked_once(doors: dict[str, Door]) -> None:
-    """Each machine asks the other, which must not ask back."""
-    for door in doors.values():
-        assert door.plainly("/.well-known/acme-challenge/unknown").status == 404
+def test_a_challenge_that_nobody_knows_is_asked_once(
+    doors: dict[str, Door], log1: Host, log2: Host
+) -> None:
+    """Each machine asks the other, which must not ask back: for ever, it would be."""
+    path = f"/.well-known/acme-challenge/unknown-{time.time_ns()}"
+    assert {door.plainly(path).status for door in doors.values()} == {404}
+    # Who asked the other wrote it; who was asked by a peer did not.
+    eventually(
+        lambda: [requests(log, path) for log in (log1, log2)] == [1, 1],
+        seconds=5,
+        what="both have written it",
+    )
 
 
 def test_it_runs_as_little(log1: Host) -> None:
@@ -222,22 +159,40 @@ def test_it_comes_back(door: Door, log1: Host) -> None:
 def test_requests_are_written_without_tokens(door: Door, log1: Host) -> None:
     connection = http.client.HTTPConnection(NAME)
     connection.sock = door.connect()
-    connection.request("GET", "/get-tree-head", headers={"Sigsum-Token": "example.org 00secret00"})
+    agent = f"test/{time.time_ns()}"
+    token = {"Sigsum-Token": "example.org 00secret00", "User-Agent": agent}
+    connection.request("GET", "/get-tree-head", headers=token)
     assert connection.getresponse().status == 200
     connection.close()
-    logs = "/var/log/sigsum-proxy"
-    last = json.loads(log1.check_output("tail -n 1 %s/access.log", logs))
-    assert (last["uri"], last["status"], last["log_status"]) == ("/get-tree-head", 200, "200")
-    assert last["source"].count(".") == 3
-    assert log1.run("grep -r secret %s", logs).rc == 1
+    eventually(lambda: last(log1)["agent"] == agent, seconds=5, what="it is written")
+    line = last(log1)
+    assert (line["uri"], line["status"], line["log_status"]) == ("/get-tree-head", 200, "200")
+    assert line["source"].count(".") == 3
+    assert log1.run("grep -r secret %s", LOGS).rc == 1
     # Rotated, it writes to a new file, and what is too old goes.
-    log1.check_output("touch -d '9 days ago' %s/access.log.2.gz", logs)
+    log1.check_output("touch -d '9 days ago' %s/access.log.9.gz", LOGS)
     log1.check_output("logrotate --force /etc/logrotate.d/sigsum-proxy")
     assert door.status() == 200
     eventually(
-        lambda: log1.file(f"{logs}/access.log").exists, seconds=5, what="it writes to a new file"
+        lambda: log1.file(f"{LOGS}/access.log").exists, seconds=5, what="it writes to a new file"
     )
-    assert "9 days" not in log1.check_output("find %s -mtime +7 -printf '9 days'", logs)
+    log1.check_output("systemd-tmpfiles --clean")
+    assert not log1.file(f"{LOGS}/access.log.9.gz").exists
+    assert log1.file(f"{LOGS}/access.log.1").user == "sigsum-proxy"
+
+
+def test_what_the_log_never_saw_is_not_written(
+    door: Door, standby: Door, log1: Host, log2: Host
+) -> None:
+    """Nothing limits how often it is asked; its lines would fill the disk."""
+    mark = f"/get-inclusion-proof/{time.time_ns()}"
+    assert door.plainly(mark).status == 308
+    assert door.plainly(mark, host="other.example.org").status == 421
+    assert door.ask(mark, method="POST", body=b"x" * 5000).status == 413
+    assert standby.ask(mark).status == 503
+    assert door.ask(f"{mark}/passed-on").status in {400, 404}
+    eventually(lambda: requests(log1, mark) == 1, seconds=5, what="the last is written")
+    assert requests(log2, mark) == 0
 
 
 def test_reloads_and_renewals_break_off_no_request(door: Door, log1: Host) -> None:
@@ -277,14 +232,30 @@ def test_a_log_that_restarts_is_away_for_seconds(door: Door, log1: Host) -> None
     print(f"measured: no answer but 503 for {seen.gap:.1f} s while the log restarts")
 
 
+def test_the_proxy_that_restarts_is_away_for_a_moment(door: Door, log1: Host) -> None:
+    """As a new nginx, or a changed unit, makes it: what is under way is ended first."""
+    with asking(door.status) as seen:
+        log1.check_output("systemctl restart nginx")
+        eventually(lambda: door.status() == 200, seconds=20, what="it answers")
+        time.sleep(0.2)
+    assert seen.gap < 5
+    print(f"measured: no answer for {seen.gap:.1f} s while the proxy restarts")
+
+
 def test_slow_clients_do_not_keep_others_out(door: Door, client1: Host) -> None:
     """500 connections that say a byte now and then, from one source; another asks meanwhile."""
     silent = [socket.create_connection((door.address, 443), timeout=20) for _ in range(250)]
     started = [door.connect() for _ in range(250)]
     for connection in started:
         connection.sendall(b"POST /add-leaf HTTP/1.1\r\nHost: ")
+    begun = time.monotonic()
     try:
         rate = success(client1, number=100)
+        # Who says nothing is sent away.
+        for each in (*silent, *started):
+            each.settimeout(max(15 - (time.monotonic() - begun), 0.1))
+            with suppress(ConnectionResetError, ssl.SSLError):
+                assert each.recv(1) == b""
     finally:
         for each in (*silent, *started):
             each.close()

@@ -11,7 +11,8 @@ name: public_endpoint_problems
 short_description: What is wrong with the settings of a log's public endpoint
 version_added: 0.1.0
 description: >-
-  Judges the URL, and the certificate in its files: its name, its key, its chain and its time.
+  Judges what is written, and the texts of the files where they are given: name, key, chain and
+  time of the certificate.
 author:
   - The Sigsum Ops project
 options:
@@ -19,6 +20,15 @@ options:
     description: The role's settings by their names.
     type: dict
     required: true
+  certificate:
+    description: The text of O(_input)'s certificate file.
+    type: str
+  key:
+    description: The text of its key file.
+    type: str
+  acme_root:
+    description: The text of its file with the root of the ACME directory.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -37,9 +47,20 @@ _value:
 from sigsum_ops.edge import endpoint, zones
 
 
-def public_endpoint_problems(settings: Mapping[str, object]) -> list[str]:
+def public_endpoint_problems(
+    settings: Mapping[str, object],
+    certificate: str | None = None,
+    key: str | None = None,
+    acme_root: str | None = None,
+) -> list[str]:
     """What is wrong, each with its setting and what is allowed."""
-    found = endpoint.problems(settings, datetime.datetime.now(datetime.UTC))
+    found = list(endpoint.problems(settings))
+    if not found and certificate is not None and key is not None:
+        name = endpoint.host(str(settings[endpoint.URL])) or ""
+        now = datetime.datetime.now(datetime.UTC)
+        found += endpoint.pair_problems(certificate, key, name, now)
+    if acme_root is not None:
+        found += endpoint.root_problems(acme_root)
     return [f"{setting} {wrong}. Allowed: {allowed}." for setting, wrong, allowed in found]
 
 

@@ -34,7 +34,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 
 
 def mask(systemd: Systemd) -> bool:
-    return units.mask(WANTED, systemd.directory)
+    return units.mask(WANTED, systemd.directory, systemd.directory.parent / "run")
 
 
 def unmask(systemd: Systemd) -> bool:
@@ -76,6 +76,15 @@ def test_masked_before_it_is_stopped_and_all_at_once(systemd: Systemd) -> None:
     assert stops[0][0] == "stop"
     assert list(stops[0][-3:]) == NAMES
     assert stops[-1] == ("stop", *NAMES)
+
+
+def test_the_proxy_sees_that_the_primary_has_gone(systemd: Systemd) -> None:
+    """Masked first, systemd leaves a unit's directory in /run, by which the proxy goes."""
+    run = systemd.directory.parent / "run"
+    for name in ("sigsum-log-primary", "sigsum-log-secondary"):
+        (run / name).mkdir(parents=True)
+    mask(systemd)
+    assert [path.name for path in run.iterdir()] == ["sigsum-log-secondary"]
 
 
 def test_again_changes_nothing(systemd: Systemd) -> None:

@@ -71,6 +71,22 @@ async def test_a_log_that_never_answers_is_not_waited_for(
     assert found["errors"]["connection"] >= 1
 
 
+async def test_proxies_without_a_primary_behind_them_are_not_waited_for(
+    start_log: StartLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They say where to go: as where a handover was interrupted."""
+    monkeypatch.setattr(writes, "NOBODY", 0.3)
+    log, going = await start_log(), tmp_path / "going"
+    log.answer_add_leaf = lambda _number: 503
+    going.touch()
+    watching = asyncio.create_task(writes.watch([log.url], going))
+    async with asyncio.timeout(5):
+        while "ready" not in going.read_text():
+            await asyncio.sleep(0.02)
+    going.unlink()
+    assert (await watching)["errors"]["503"] >= 1
+
+
 async def test_a_log_that_limits_who_may_submit_is_not_waited_for(
     start_log: StartLog, tmp_path: Path
 ) -> None:

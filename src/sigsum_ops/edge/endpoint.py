@@ -7,11 +7,10 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 URL = "tls_proxy_url"
@@ -20,7 +19,7 @@ KEY = "tls_proxy_key_file"
 EMAIL = "tls_proxy_acme_email"
 DIRECTORY = "tls_proxy_acme_directory"
 ROOT = "tls_proxy_acme_root_file"
-SETTINGS = (URL, CERTIFICATE, KEY, EMAIL, DIRECTORY, ROOT)
+PEERS = "tls_proxy_peers"
 
 # A certificate that ends so soon is not put in place: who does it now has to do it again at once.
 SOON = datetime.timedelta(days=2)
@@ -31,68 +30,78 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+", re.ASCII)
 Wrong = tuple[str, str, str]
 
 
-def problems(variables: Mapping[str, object], now: datetime.datetime) -> Iterator[Wrong]:
-    """What is wrong, each as setting, what was found, and what is allowed.
+def problems(variables: Mapping[str, object]) -> Iterator[Wrong]:
+    """What is wrong with what is written, each as setting, what was found, and what is allowed.
+
+    No file is read and no clock: a promotion is not refused for a certificate that has ended.
 
     Args:
-        variables: of one machine; those of ``SETTINGS`` are read.
-        now: with its time zone.
+        variables: of one machine.
     """
-    said = {name: str(variables.get(name) or "") for name in SETTINGS}
-    name = _host(said[URL])
-    if name is None:
-        yield URL, f"is {said[URL]!r}", "https://NAME/ or https://NAME/PATH/, at port 443"
-    pair = said[CERTIFICATE], said[KEY]
-    if said[EMAIL] and any(pair):
+    url, certificate, key, email, directory = (
+        str(variables.get(name) or "") for name in (URL, CERTIFICATE, KEY, EMAIL, DIRECTORY)
+    )
+    if host(url) is None:
+        yield URL, f"is {url!r}", "https://NAME/ or https://NAME/PATH/, at port 443"
+    if email and (certificate or key):
         allowed = f"{CERTIFICATE} and {KEY}, or {EMAIL}, and not both"
         yield EMAIL, "is set beside a certificate of one's own", allowed
-    elif said[EMAIL]:
-        if not _EMAIL.fullmatch(said[EMAIL]):
-            yield EMAIL, f"is {said[EMAIL]!r}", "an address for mail"
-        if not said[DIRECTORY].startswith("https://") and said[DIRECTORY]:
-            yield DIRECTORY, f"is {said[DIRECTORY]!r}", "the https URL of an ACME directory"
-        if said[ROOT]:
-            yield from _root(said[ROOT])
-    elif not all(pair):
+    elif email:
+        if not _EMAIL.fullmatch(email):
+            yield EMAIL, f"is {email!r}", "an address for mail"
+        if not directory.startswith("https://") and directory:
+            yield DIRECTORY, f"is {directory!r}", "the https URL of an ACME directory"
+    elif not (certificate and key):
         allowed = f"{CERTIFICATE} and {KEY} together, or {EMAIL} for ACME"
         yield CERTIFICATE, "or its key is not set", allowed
-    elif name is not None:
-        yield from _pair(*pair, name, now)
+    peers = variables.get(PEERS) or []
+    if not isinstance(peers, list) or not all(_is_address(peer) for peer in peers):
+        yield PEERS, f"is {peers!r}", "a list of IPv4 and IPv6 addresses"
 
 
-def _host(url: str) -> str | None:
+def host(url: str) -> str | None:
     """The name in a URL that a log can be published at."""
     if any(not c.isprintable() for c in url):  # of which urlsplit takes some away
         return None
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+        name, port = parts.hostname or "", parts.port
     except ValueError:
         return None
     rest = parts.query or parts.fragment or parts.username or parts.password
     whole = parts.scheme == "https" and port in {None, 443} and not rest
-    return host if whole and _NAME.fullmatch(host) and _PATH.fullmatch(parts.path) else None
+    return name if whole and _NAME.fullmatch(name) and _PATH.fullmatch(parts.path) else None
 
 
-def _root(path: str) -> Iterator[Wrong]:
+def root_problems(pem: str) -> Iterator[Wrong]:
+    """The same of the text of ``tls_proxy_acme_root_file``."""
     try:
-        x509.load_pem_x509_certificates(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        yield ROOT, f"({path}) is not read: {error}", "a PEM file with certificates"
+        x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        yield ROOT, f"is not read: {error}", "a PEM file with certificates"
 
 
-def _pair(chain_file: str, key_file: str, name: str, now: datetime.datetime) -> Iterator[Wrong]:
+def pair_problems(
+    chain_pem: str, key_pem: str, name: str, now: datetime.datetime
+) -> Iterator[Wrong]:
+    """The same of the texts of a certificate's and its key's files.
+
+    Args:
+        chain_pem: the certificate, and then those that lead to its root.
+        key_pem: its private key. No message has any of it.
+        name: which the certificate must have.
+        now: with its time zone.
+    """
     try:
-        chain = x509.load_pem_x509_certificates(Path(chain_file).read_bytes())
-    except (OSError, ValueError) as error:
+        chain = x509.load_pem_x509_certificates(chain_pem.encode())
+    except ValueError as error:
         allowed = "a PEM file with the certificate, and then those that lead to its root"
-        yield CERTIFICATE, f"({chain_file}) is not read: {error}", allowed
+        yield CERTIFICATE, f"is not read: {error}", allowed
         return
     try:
-        key = serialization.load_pem_private_key(Path(key_file).read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        # Without the text of the key, which no message of these has.
-        found = f"({key_file}) is not read: {type(error).__name__}"
+        key = serialization.load_pem_private_key(key_pem.encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        found = f"is not read: {type(error).__name__}"
         yield KEY, found, "a PEM file with the certificate's private key, without a passphrase"
         return
     leaf = chain[0]
@@ -132,10 +141,18 @@ def _covers(pattern: str, name: str) -> bool:
     return pattern.lower() == name or (bool(first) and pattern.lower() == f"*.{rest}")
 
 
+def _is_address(peer: object) -> bool:
+    try:
+        ipaddress.ip_address(str(peer))
+    except ValueError:
+        return False
+    return True
+
+
 def is_everywhere(endpoint: str) -> bool:
     """Whether ``host:port`` can be reached at every address of its machine."""
-    host = endpoint.rpartition(":")[0].strip("[]")
+    address = endpoint.rpartition(":")[0].strip("[]")
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        return ipaddress.ip_address(address).is_unspecified
     except ValueError:
-        return host == ""
+        return address == ""

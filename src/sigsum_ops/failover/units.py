@@ -7,6 +7,7 @@ that neither a person, nor a reboot, nor another unit starts it. The mark says w
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ DIRECTORY = Path("/etc/systemd/system")
 ASIDE = ".fenced"  # appended to the file of a unit that is masked
 MARK = Path("/etc/sigsum/fenced.json")
 NULL = Path("/dev/null")
+RUN = Path("/run")
 
 # In the order in which they are stopped: who asks for signatures before who gives them. What
 # watches over the device is among them, since nothing may open a session with it.
@@ -61,7 +63,7 @@ def stopped(shown: Mapping[str, Mapping[str, str]]) -> list[str]:
     ]
 
 
-def mask(units: Iterable[str], directory: Path = DIRECTORY) -> bool:
+def mask(units: Iterable[str], directory: Path = DIRECTORY, run: Path = RUN) -> bool:
     """Mask those that there are, then stop them; whether anything was changed.
 
     Raises:
@@ -94,6 +96,10 @@ def mask(units: Iterable[str], directory: Path = DIRECTORY) -> bool:
         changed = True
     if wrong := stopped(show(wanted)):
         raise OpsError(f"cannot be stopped for good: {'; '.join(wrong)}")
+    # systemd does not know any more what it made for a unit whose file is a link to nothing. By the
+    # primary's directory the proxy before it tells that it runs.
+    for name in wanted:
+        shutil.rmtree(run / name.removesuffix(".service"), ignore_errors=True)
     return changed
 
 

@@ -37,8 +37,9 @@ USUAL = 1.0
 BEGINNING = 25.0
 # Seconds after which a log that nobody serves is not waited for: an interrupted procedure goes on.
 NOBODY = 3.0
-# What machines answer of which none is a primary: a secondary knows no such page.
-SILENT = {"connection", "404"}
+# What machines answer of which none is a primary: a secondary knows no such page, and the proxy
+# before it says where to go.
+SILENT = {"connection", "404", "503"}
 # What a log says that limits who may submit (log.md, section 4): it will not take this leaf later.
 LIMITED = "429"
 PATIENCE = 1800.0  # seconds after which nobody waits for the result any more

@@ -7,7 +7,6 @@ Ansible renders them, and ``check`` is that filter run by Ansible for the comman
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import difflib
 import ipaddress
 import json
@@ -95,6 +94,7 @@ def problems(
         *_twice(machines, _ADDRESS, _internal_address),
         *_roles(machines),
         *_one_log(machines),
+        *_one_door(machines),
     ]
     for group, forms in VALUES.items():
         for name in groups.get(group, ()):
@@ -231,6 +231,14 @@ def _roles(machines: Mapping[str, Variables]) -> Iterator[Problem]:
         )
 
 
+def _one_door(machines: Mapping[str, Variables]) -> Iterator[Problem]:
+    """A machine without would be a primary that nobody reaches, once it is promoted."""
+    urls = {str(machine.get(endpoint.URL) or "") for machine in machines.values()}
+    if len(urls) > 1:
+        found = f"differs between the machines ({', '.join(sorted(map(repr, urls)))})"
+        yield Problem(f"group {LOG_MACHINES}", endpoint.URL, found, "one URL, on all or on none")
+
+
 def _one_log(machines: Mapping[str, Variables]) -> Iterator[Problem]:
     keys = {key.hex for machine in machines.values() if (key := _key(machine, _LOG_KEY))}
     if len(keys) > 1:
@@ -305,9 +313,9 @@ def _rate_limit(name: str, variables: Variables) -> Iterator[Problem]:
 
 
 def _public_endpoint(name: str, variables: Variables) -> Iterator[Problem]:
-    if _text(variables, endpoint.URL) is None:
+    if not variables.get(endpoint.URL):
         return
-    for wrong in endpoint.problems(variables, datetime.datetime.now(datetime.UTC)):
+    for wrong in endpoint.problems(variables):
         yield Problem(name, *wrong)
     if endpoint.is_everywhere(_text(variables, _EXTERNAL) or "0.0.0.0:6965"):
         found = f"{_is(variables, _EXTERNAL)}: the log would answer past its proxy, without TLS"
