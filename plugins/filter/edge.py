@@ -44,7 +44,7 @@ _value:
   elements: str
 """
 
-from sigsum_ops.edge import endpoint, zones
+from sigsum_ops.edge import endpoint, ports, zones
 
 
 def public_endpoint_problems(
@@ -64,6 +64,12 @@ def public_endpoint_problems(
     return [f"{setting} {wrong}. Allowed: {allowed}." for setting, wrong, allowed in found]
 
 
+def firewall_problems(settings: Mapping[str, object]) -> list[str]:
+    """The same of ``firewall_ssh_sources`` and ``firewall_also``."""
+    found = ports.problems(settings)
+    return [f"{setting} {wrong}. Allowed: {allowed}." for setting, wrong, allowed in found]
+
+
 def resolver_zone_problems(setting: object) -> list[str]:
     """The same of ``resolver_zones``."""
     return [
@@ -77,6 +83,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., list[str]]]:
         """Name the filters."""
         return {
+            "firewall_problems": firewall_problems,
             "public_endpoint_problems": public_endpoint_problems,
             "resolver_zone_problems": resolver_zone_problems,
         }

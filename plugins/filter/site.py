@@ -52,6 +52,7 @@ from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
 
 try:
+    from sigsum_ops.edge import ports
     from sigsum_ops.errors import OpsError
     from sigsum_ops.site.inventory import problems, role_variables
 except ImportError as error:  # the collection was installed without the Python package
@@ -93,9 +94,35 @@ def inventory_problems(hosts: HostVars, groups: Mapping[str, Sequence[str]]) -> 
         raise AnsibleFilterError(str(error)) from error
 
 
+def firewall_matches(
+    hosts: HostVars, groups: Mapping[str, Sequence[str]], name: str
+) -> dict[str, list[str]]:
+    """The rules of one machine; see ``sigsum_ops.edge.ports.matches``."""
+    try:
+        machines = {each: _Machine(hosts, each) for each in hosts}
+        return ports.matches(ports.flows(name, machines, groups))
+    except OpsError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def site_ports(
+    hosts: HostVars, groups: Mapping[str, Sequence[str]]
+) -> dict[str, list[dict[str, object]]]:
+    """The flows of every machine by its name."""
+    try:
+        machines = {each: _Machine(hosts, each) for each in hosts}
+        return {name: ports.shown(name, machines, groups) for name in machines}
+    except OpsError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
 class FilterModule:
     """What Ansible looks for."""
 
-    def filters(self) -> dict[str, Callable[..., list[str]]]:
+    def filters(self) -> dict[str, Callable[..., object]]:
         """The filters by name."""
-        return {"inventory_problems": inventory_problems}
+        return {
+            "firewall_matches": firewall_matches,
+            "inventory_problems": inventory_problems,
+            "site_ports": site_ports,
+        }

@@ -145,9 +145,11 @@ PACKAGES = (
     "yubihsm-connector",
 )
 UNITS = (
+    "firewalld.service",
     "litebastion.service",
     "litewitness.service",
     "mariadb.service",
+    "nftables.service",
     "nginx.service",
     "nsd.service",
     "pebble.service",
@@ -158,11 +160,13 @@ UNITS = (
     "sigsum-oracle.service",
     "sigsum-backup.timer",
     "sigsum-backup-check.timer",
+    "sigsum-firewall.service",
     "sigsum-head-archive.service",
     "sigsum-hsm-audit.service",
     "sigsum-hsm-check.timer",
     "sigsum-rehearsal-hsm.service",
     "systemd-timesyncd.service",
+    "ufw.service",
     "unbound.service",
     "yubihsm-connector.service",
 )

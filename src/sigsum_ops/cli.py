@@ -19,7 +19,7 @@ from rich.console import Console
 
 from sigsum_ops import __version__
 from sigsum_ops.backup.cli import app as backup_app
-from sigsum_ops.edge.cli import dns_app, policy_app, token
+from sigsum_ops.edge.cli import dns_app, policy_app, ports, token
 from sigsum_ops.errors import OpsError
 from sigsum_ops.hsm.cli import app as hsm_app
 from sigsum_ops.hsm.oracle.cli import app as oracle_app
@@ -68,6 +68,7 @@ app.add_typer(archive_app, name="archive")
 app.add_typer(dns_app, name="dns")
 app.add_typer(policy_app, name="policy")
 app.command()(token)
+app.command()(ports)
 # Only a controller has these rooms: the hosts' package leaves them out (packages/own.py).
 for name, room in (("lab", "lab"), ("packages", "packages"), ("ceremony", "hsm.ceremony")):
     if find_spec(f"sigsum_ops.{room}") and find_spec(f"sigsum_ops.{room}.cli"):

@@ -95,3 +95,13 @@ def test_no_mirror_is_said(tmp_path: Path, text: str) -> None:
 def test_what_is_written_is_read_back() -> None:
     mirror = apt.Mirror("http://m.example/debian", "http://s.example/security")
     assert apt.choose_mirror(apt.parse_deb822(mirror.sources("trixie"))) == mirror
+
+
+def test_where_apt_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a lab's firewall has to let through."""
+    mirror = apt.Mirror("http://[2001:db8::1]:3142/debian", "https://s.example/security")
+    monkeypatch.setattr(apt, "machine_mirror", lambda: mirror)
+    monkeypatch.setattr(
+        apt, "machine_proxies", lambda: 'Acquire::http::Proxy "http://u:p@p.example:8080";\n'
+    )
+    assert apt.machine_ports() == [80, 443, 3142, 8080]

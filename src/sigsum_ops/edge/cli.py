@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,37 @@ dns_app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def ports(
+    host: Annotated[str | None, typer.Argument(help="One machine only.")] = None,
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", "-i", help="File or directory; without it, ansible.cfg's."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each machine answers and asks, as its roles declare it; contacts no machine.
+
+    The role firewall lets this through and nothing else. "operators" are those of
+    firewall_ssh_sources, "resolvers" the name servers that the machine has.
+
+    Examples: sigsum-ops ports -i inventories/example
+    sigsum-ops ports log-north -i inventories/example --json
+    """
+    from sigsum_ops.edge.ports import lines
+    from sigsum_ops.errors import UsageError
+    from sigsum_ops.site import ansible
+
+    found: dict[str, Any] = dict(
+        ansible.render("{{ hostvars | sigsum_ops.site.site_ports(groups) }}", inventory)  # type: ignore[call-overload]
+    )
+    if host is not None:
+        if host not in found:
+            raise UsageError(f"no machine {host} in the inventory", hint=", ".join(found))
+        found = {host: found[host]}
+    for line in [json.dumps(found)] if as_json else lines(found):
+        typer.echo(line)
 
 
 @dns_app.command()

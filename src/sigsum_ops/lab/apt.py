@@ -142,3 +142,12 @@ def machine_proxies() -> str:
         for line in dump.splitlines()
         if re.match(r"Acquire::https?::Proxy\b", line) and not line.endswith('"";')
     )
+
+
+def machine_ports() -> list[int]:
+    """The ports at which apt asks: those of the mirrors and proxies, and the usual ones."""
+    mirror = machine_mirror()
+    given = re.findall(
+        r"//[^/\s]*:(\d+)", f"{mirror.archive} {mirror.security} {machine_proxies()}"
+    )
+    return sorted({80, 443, *map(int, given)})

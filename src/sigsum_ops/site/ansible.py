@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -51,6 +52,33 @@ def run(
         raise OpsError(
             f"{program} is not installed", hint="Install sigsum-ops with its extra: controller"
         ) from error
+
+
+def render(template: str, inventory: Path | None) -> object:
+    """Have Ansible render a template over a whole inventory; contacts no machine.
+
+    Raises:
+        UsageError: Ansible cannot read or render the inventory.
+        OpsError: Ansible is not installed, or its answer is not understood.
+    """
+    done = run(
+        "ansible",
+        "localhost",
+        "--connection=local",
+        "--module-name=ansible.builtin.debug",
+        "--args",
+        json.dumps({"msg": template}),
+        inventory=inventory,
+    )
+    if done.returncode != 0:
+        raise UsageError(
+            f"Ansible cannot read the inventory:\n{(done.stderr + done.stdout).strip()}"
+        )
+    try:
+        answer: object = json.loads(done.stdout[done.stdout.index("{") :])["msg"]
+    except (ValueError, LookupError) as error:
+        raise OpsError(f"Ansible's answer is not understood: {done.stdout.strip()}") from error
+    return answer
 
 
 def command(program: str, *arguments: str, inventory: Path | None) -> list[str]:

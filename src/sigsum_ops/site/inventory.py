@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import ipaddress
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import yaml
 
-from sigsum_ops.edge import endpoint, policies, zones
+from sigsum_ops.edge import endpoint, policies, ports, zones
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.log import policy, ratelimit
 from sigsum_ops.log.keys import PublicKey
@@ -107,6 +107,8 @@ def problems(
         for wrong, allowed in zones.problems(variables.get(_ZONES)):
             found.append(Problem(name, _ZONES, wrong, allowed))
         found += _public_endpoint(name, variables)
+    for name, variables in hosts.items():
+        found += _firewall(name, variables)
     for name in groups.get(CLIENTS, ()):
         found += _policy_file(name, hosts[name], _CLIENT_POLICY, _CLIENT_KEY)
     return sorted(found, key=lambda problem: (problem.where, problem.setting, problem.found))
@@ -143,24 +145,8 @@ def check(inventory: Path | None) -> list[str]:
         UsageError: Ansible cannot read or render the inventory.
         OpsError: Ansible is not installed, or its answer is not understood.
     """
-    done = ansible.run(
-        "ansible",
-        "localhost",
-        "--connection=local",
-        "--module-name=ansible.builtin.debug",
-        "--args",
-        json.dumps({"msg": "{{ hostvars | sigsum_ops.site.inventory_problems(groups) }}"}),
-        inventory=inventory,
-    )
-    if done.returncode != 0:
-        raise UsageError(
-            f"Ansible cannot read the inventory:\n{(done.stderr + done.stdout).strip()}"
-        )
-    try:
-        answer = json.loads(done.stdout[done.stdout.index("{") :])["msg"]
-    except (ValueError, LookupError) as error:
-        raise OpsError(f"Ansible's answer is not understood: {done.stdout.strip()}") from error
-    return [str(line) for line in answer]
+    template = "{{ hostvars | sigsum_ops.site.inventory_problems(groups) }}"
+    return cast(list[str], ansible.render(template, inventory))
 
 
 # --- Rules over several machines ----------------------------------------------------------------
@@ -310,6 +296,13 @@ def _rate_limit(name: str, variables: Variables) -> Iterator[Problem]:
         ratelimit.parse(variables.get(_RATE_LIMIT))
     except UsageError as error:
         yield Problem(name, _RATE_LIMIT, error.message, error.hint or "")
+
+
+def _firewall(name: str, variables: Variables) -> Iterator[Problem]:
+    if ports.SOURCES not in variables:
+        return
+    for wrong in ports.problems(variables):
+        yield Problem(name, *wrong)
 
 
 def _public_endpoint(name: str, variables: Variables) -> Iterator[Problem]:

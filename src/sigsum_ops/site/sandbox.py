@@ -45,6 +45,8 @@ NETWORKS = {
         "IPAddressAllow=localhost",
     ],
     "internet": ["RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"],
+    # The kernel's own settings of the network, and no packet.
+    "netlink": ["RestrictAddressFamilies=AF_UNIX AF_NETLINK"],
 }
 
 
