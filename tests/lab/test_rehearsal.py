@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from sigsum_ops.failover import outside
 from sigsum_ops.lab import rehearsal
 from sigsum_ops.lab.lab import Lab
 from sigsum_ops.lab.rehearsal import ANSWERS, ARRANGE
@@ -100,3 +101,17 @@ def test_a_page_is_printed_for_the_machines_as_they_are_by_then(
     monkeypatch.setattr(site, "on", lambda *_: "")
     site.rehearse("promote", 0)
     assert done == ["undone", "printed"]
+    # What it commits, it commits to a repository of its own.
+    assert not (site.inventory / ".git").is_symlink()
+
+
+def test_the_inventory_is_committed_as_the_pages_say(tmp_path: Path) -> None:
+    """playbooks/outside.yml says what is not, also where the checkout itself is a repository."""
+    (tmp_path / "lab").mkdir()
+    lab = SimpleNamespace(hosts=lambda: {"log1": "192.0.2.1", "log2": "192.0.2.2"})
+    site = rehearsal.Rehearsal(cast("Lab", lab), tmp_path, {}, inventory=tmp_path / "lab")
+    assert outside.uncommitted(site.inventory) == []
+    site._write_inventory()
+    assert outside.uncommitted(site.inventory) == []
+    (site.inventory / "more.yml").touch()
+    assert len(outside.uncommitted(site.inventory)) == 1

@@ -129,7 +129,8 @@ class Rehearsal:
         self.inventory = checkout / "lab-inventory"
         self.inventory.mkdir()
         for path in (inventory or lab.inventory).iterdir():
-            (self.inventory / path.name).symlink_to(path.resolve())
+            if not path.name.startswith("."):  # least of all another repository
+                (self.inventory / path.name).symlink_to(path.resolve())
         self._write_inventory()
 
     # The pages.
@@ -256,7 +257,25 @@ class Rehearsal:
         # Later than the lab's own file, as Ansible sorts them.
         path = self.inventory / "now.yml"
         path.write_text(yaml.safe_dump({"all": {"hosts": hosts}}), encoding="utf-8")
+        self._commit()
         self._site = None
+
+    def _commit(self) -> None:
+        """As the pages say, after a change: a repository of its own, as an operator's is."""
+        someone = (
+            "-c",
+            "commit.gpgsign=false",
+            "-c",
+            "user.name=rehearsal",
+            "-c",
+            "user.email=rehearsal@example.org",
+        )
+        for command in (
+            ("init", "-q"),
+            ("add", "-A"),
+            (*someone, "commit", "-q", "--allow-empty", "-mRoles"),
+        ):
+            subprocess.run(["git", *command], cwd=self.inventory, check=True)
 
     def _controller(self, text: str) -> tuple[int, str]:
         kept = ("HOME", "LANG", "USER", "XDG_STATE_HOME", "XDG_CACHE_HOME")
