@@ -67,7 +67,7 @@ class Ansible:
         return Run(_run([*command, str(path)]))
 
     def module(
-        self, machine: str, name: str, *, check: bool = False, **arguments: object
+        self, machine: str, name: str, /, *, check: bool = False, **arguments: object
     ) -> dict[str, Any]:
         """Run one module on one machine; returns its result, with ``failed``."""
         options = ["--module-name", name, "--args", json.dumps(arguments)]

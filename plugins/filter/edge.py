@@ -44,7 +44,7 @@ _value:
   elements: str
 """
 
-from sigsum_ops.edge import endpoint, ports, zones
+from sigsum_ops.edge import access, endpoint, ports, zones
 
 
 def public_endpoint_problems(
@@ -61,6 +61,12 @@ def public_endpoint_problems(
         found += endpoint.pair_problems(certificate, key, name, now)
     if acme_root is not None:
         found += endpoint.root_problems(acme_root)
+    return [f"{setting} {wrong}. Allowed: {allowed}." for setting, wrong, allowed in found]
+
+
+def ssh_access_problems(settings: Mapping[str, object]) -> list[str]:
+    """The same of ``ssh_access_operators`` and ``ssh_access_host_key``."""
+    found = access.problems(settings)
     return [f"{setting} {wrong}. Allowed: {allowed}." for setting, wrong, allowed in found]
 
 
@@ -85,5 +91,6 @@ class FilterModule:
         return {
             "firewall_problems": firewall_problems,
             "public_endpoint_problems": public_endpoint_problems,
+            "ssh_access_problems": ssh_access_problems,
             "resolver_zone_problems": resolver_zone_problems,
         }

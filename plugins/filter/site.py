@@ -45,6 +45,7 @@ _value:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible.parsing.dataloader import DataLoader
@@ -94,15 +95,23 @@ def inventory_problems(hosts: HostVars, groups: Mapping[str, Sequence[str]]) -> 
         raise AnsibleFilterError(str(error)) from error
 
 
-def firewall_matches(
+def firewall_flows(
     hosts: HostVars, groups: Mapping[str, Sequence[str]], name: str
-) -> dict[str, list[str]]:
-    """The rules of one machine; see ``sigsum_ops.edge.ports.matches``."""
+) -> list[dict[str, object]]:
+    """What one machine answers and asks; see ``sigsum_ops.edge.ports``."""
     try:
-        machines = {each: _Machine(hosts, each) for each in hosts}
-        return ports.matches(ports.flows(name, machines, groups))
+        return ports.shown(name, {each: _Machine(hosts, each) for each in hosts}, groups)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from error
+
+
+def firewall_matches(
+    flows: Sequence[Mapping[str, Any]], accounts: Sequence[str]
+) -> dict[str, list[str]]:
+    """The rules for them; see ``sigsum_ops.edge.ports.matches``."""
+    tuples = ("ports", "peers")
+    made = [ports.Flow(**{**flow, **{key: tuple(flow[key]) for key in tuples}}) for flow in flows]
+    return ports.matches(made, accounts)
 
 
 def site_ports(
@@ -122,6 +131,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., object]]:
         """The filters by name."""
         return {
+            "firewall_flows": firewall_flows,
             "firewall_matches": firewall_matches,
             "inventory_problems": inventory_problems,
             "site_ports": site_ports,

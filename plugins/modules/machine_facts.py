@@ -109,6 +109,7 @@ ansible_facts:
           returned: always
 """
 
+import grp
 import pathlib
 import pwd
 import re
@@ -137,6 +138,7 @@ PACKAGES = (
     "sigsum-go",
     "sigsum-log-go",
     "sigsum-ops",
+    "sudo",
     "systemd-timesyncd",
     "torchwood",
     "trillian",
@@ -165,6 +167,7 @@ UNITS = (
     "sigsum-hsm-audit.service",
     "sigsum-hsm-check.timer",
     "sigsum-rehearsal-hsm.service",
+    "sigsum-ssh-access.service",
     "systemd-timesyncd.service",
     "ufw.service",
     "unbound.service",
@@ -208,17 +211,6 @@ CONFIGURATION = {
 }
 # What takes its configuration in when it is told to, without a restart.
 RELOADS = ("litebastion", "nginx")
-ACCOUNTS = (
-    "litebastion",
-    "sigsum-archive",
-    "sigsum-backup",
-    "sigsum-hsm",
-    "sigsum-log",
-    "sigsum-oracle",
-    "sigsum-proxy",
-    "sigsum-rehearsal-hsm",
-    "trillian",
-)
 FILES = (
     "/etc/resolv.conf",
     "/etc/sigsum-proxy/asked",
@@ -226,6 +218,7 @@ FILES = (
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",
     "/etc/sigsum/quarantined.json",
+    "/etc/ssh/ssh_host_ed25519_key.pub",
     "/var/lib/sigsum-log/tree-id",
 )
 # Each of these is left behind only by a machine that has signed for the log, or was about to.
@@ -342,17 +335,17 @@ def _read(path: str) -> str | None:
         return None
 
 
+def _members(group: str) -> list[str]:
+    """The accounts in a group; none where there is no such group."""
+    try:
+        return sorted(grp.getgrnam(group).gr_mem)
+    except KeyError:
+        return []
+
+
 def _link(path: str) -> str:
     found = pathlib.Path(path)
     return str(found.readlink()) if found.is_symlink() else ""
-
-
-def _exists(account: str) -> bool:
-    try:
-        pwd.getpwnam(account)
-    except KeyError:
-        return False
-    return True
 
 
 def _output(*argv: str) -> str:
@@ -407,7 +400,8 @@ def facts() -> dict[str, Any]:
         "packages": {r[0]: r[2] for r in rows if len(r) == 3 and r[1] == "installed"},
         "units": units,
         "running": running(units, written(units)),
-        "accounts": [name for name in ACCOUNTS if _exists(name)],
+        "accounts": [entry.pw_name for entry in pwd.getpwall()],
+        "operators": _members("sigsum-operators"),
         "files": {path: _read(path) for path in FILES},
         "has_signed": any(pathlib.Path(path).exists() for path in EVIDENCE),
         "has_journal": pathlib.Path("/var/lib/sigsum-oracle/journal").exists(),

@@ -94,13 +94,14 @@ def test_a_promotion_changes_nothing(hosts: dict[str, dict[str, Any]]) -> None:
 def test_without_a_proxy_everybody_asks_the_log(hosts: dict[str, dict[str, Any]]) -> None:
     hosts["north"] |= {"tls_proxy_url": "", "log_server_external_endpoint": "0.0.0.0:7000"}
     flow = about(flows("north", hosts, GROUPS), "the log, for its users")
-    assert (flow.ports, flow.peers, flow.public) == ((7000,), EVERYBODY, True)
+    assert (flow.ports, flow.peers) == ((7000,), EVERYBODY)
+    assert flow.public
 
 
 def test_others_than_log_machines(hosts: dict[str, dict[str, Any]]) -> None:
     gate = flows("gate", hosts, GROUPS)
     assert about(gate, "logs, and witnesses") == Flow(
-        "bastion", "logs, and witnesses", "in", (8443,), public=True
+        "bastion", "logs, and witnesses", "in", (8443,)
     )
     assert about(gate, "certificates").account == "litebastion"
     desk = about(flows("desk", hosts, GROUPS), "the log")
@@ -192,11 +193,13 @@ def test_matches_are_of_one_family() -> None:
     found = matches(
         [
             Flow("r", "w", "in", (22,), peers=("operators",)),
-            Flow("r", "w", "in", (443, 80), public=True),
+            Flow("r", "w", "in", (443, 80)),
             Flow("r", "w", "in", (6967,), peers=("192.0.2.1", "2001:db8::1", "198.51.100.0/24")),
             Flow("r", "w", "out", (53,), "udp", peers=("resolvers",)),
             Flow("r", "w", "out", (443,), account="root"),
-        ]
+            Flow("r", "w", "out", (443,), account="not-there-yet"),
+        ],
+        accounts=["root", "daemon"],
     )
     assert found == {
         "in": [
@@ -222,7 +225,7 @@ def test_a_peer_without_an_address_is_not_everybody(hosts: dict[str, dict[str, A
     assert about(found, "challenges").peers == ()
     assert about(found, "the log, past the proxy").peers == ("operators",)
     replication = [flow for flow in found if flow.what == "replication"]
-    assert matches(replication) == {"in": [], "out": [], "public": []}
+    assert matches(replication, ["sigsum-log"]) == {"in": [], "out": [], "public": []}
 
 
 def test_defaults_are_those_of_the_roles() -> None:

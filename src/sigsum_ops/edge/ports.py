@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,6 @@ class Flow:
         protocol: ``tcp`` or ``udp``.
         peers: networks, ``operators`` or ``resolvers``; nobody where there are none.
         account: of a flow that goes out, the user whose process asks; any where it is empty.
-        public: whether strangers come, of whom none may take all connections.
     """
 
     role: str
@@ -55,7 +54,11 @@ class Flow:
     protocol: str = "tcp"
     peers: tuple[str, ...] = EVERYBODY
     account: str = ""
-    public: bool = False
+
+    @property
+    def public(self) -> bool:
+        """Whether strangers come by TCP, of whom none may take all connections."""
+        return (self.direction, self.protocol, self.peers) == (IN, "tcp", EVERYBODY)
 
 
 def flows(name: str, hosts: Hosts, groups: Groups) -> list[Flow]:
@@ -152,7 +155,7 @@ def _log_server(site: Site) -> Iterator[Flow]:
         peers = (*others, OPERATORS)
         yield Flow("log_server", "the log, past the proxy", IN, (external,), peers=peers)
     else:
-        yield Flow("log_server", "the log, for its users", IN, (external,), public=True)
+        yield Flow("log_server", "the log, for its users", IN, (external,))
     yield Flow("log_server", "replication", IN, (internal,), peers=others)
     yield Flow("log_server", "replication", OUT, (internal,), peers=others, account="sigsum-log")
     for peers, port in sorted(_witnesses(site)):
@@ -178,8 +181,8 @@ def _resolver(site: Site) -> Iterator[Flow]:
 def _tls_proxy(site: Site) -> Iterator[Flow]:
     if not site.says("tls_proxy_url"):
         return
-    yield Flow("tls_proxy", "the log, for its users", IN, (443,), public=True)
-    yield Flow("tls_proxy", "ACME's challenges", IN, (80,), public=True)
+    yield Flow("tls_proxy", "the log, for its users", IN, (443,))
+    yield Flow("tls_proxy", "ACME's challenges", IN, (80,))
     peers = tuple(site.says("tls_proxy_peers", site.log_machines))
     yield Flow("tls_proxy", "challenges", OUT, (80,), peers=peers, account="sigsum-proxy")
     if site.says("tls_proxy_acme_email"):
@@ -213,7 +216,7 @@ def _backup(site: Site) -> Iterator[Flow]:
 
 def _bastion(site: Site) -> Iterator[Flow]:
     port = site.port("bastion_listen", ":443")
-    yield Flow("bastion", "logs, and witnesses", IN, (port,), public=True)
+    yield Flow("bastion", "logs, and witnesses", IN, (port,))
     if site.says("bastion_acme_host"):
         yield Flow("bastion", "certificates", OUT, (443,), account="litebastion")
 
@@ -305,16 +308,19 @@ def shown(name: str, hosts: Hosts, groups: Groups) -> list[dict[str, Any]]:
     return [asdict(flow) for flow in flows(name, hosts, groups)]
 
 
-def matches(found: Sequence[Flow]) -> dict[str, list[str]]:
+def matches(found: Sequence[Flow], accounts: Collection[str]) -> dict[str, list[str]]:
     """What nftables' rules for the flows match (nft(8)): what stands before their verdict.
 
-    IPv4 and IPv6 addresses cannot be in one match, so a flow may become two.
+    IPv4 and IPv6 addresses cannot be in one match, so a flow may become two. One of an account that
+    the machine does not have becomes none: it could not ask, and nft would refuse its name.
 
     Returns:
         Matches for ``in`` and for ``out``; ``public`` are the ports to which strangers come by TCP.
     """
     made: dict[str, list[str]] = {IN: [], OUT: [], "public": []}
     for flow in found:
+        if flow.account and flow.account not in accounts:
+            continue
         account = f'meta skuid "{flow.account}" ' if flow.account else ""
         ports = f"{flow.protocol} dport {{ {', '.join(map(str, flow.ports))} }}"
         for peers in _addresses(flow.peers, "saddr" if flow.direction == IN else "daddr"):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from sigsum_ops.edge import endpoint, policies, ports, zones
+from sigsum_ops.edge import access, endpoint, policies, ports, zones
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.log import policy, ratelimit
 from sigsum_ops.log.keys import PublicKey
@@ -108,7 +108,7 @@ def problems(
             found.append(Problem(name, _ZONES, wrong, allowed))
         found += _public_endpoint(name, variables)
     for name, variables in hosts.items():
-        found += _firewall(name, variables)
+        found += _way_in(name, variables)
     for name in groups.get(CLIENTS, ()):
         found += _policy_file(name, hosts[name], _CLIENT_POLICY, _CLIENT_KEY)
     return sorted(found, key=lambda problem: (problem.where, problem.setting, problem.found))
@@ -298,11 +298,12 @@ def _rate_limit(name: str, variables: Variables) -> Iterator[Problem]:
         yield Problem(name, _RATE_LIMIT, error.message, error.hint or "")
 
 
-def _firewall(name: str, variables: Variables) -> Iterator[Problem]:
-    if ports.SOURCES not in variables:
-        return
-    for wrong in ports.problems(variables):
-        yield Problem(name, *wrong)
+def _way_in(name: str, variables: Variables) -> Iterator[Problem]:
+    """Who may come in, from where."""
+    for setting, judge in ((ports.SOURCES, ports.problems), (access.OPERATORS, access.problems)):
+        if setting in variables:
+            for wrong in judge(variables):
+                yield Problem(name, *wrong)
 
 
 def _public_endpoint(name: str, variables: Variables) -> Iterator[Problem]:
