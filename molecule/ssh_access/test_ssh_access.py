@@ -108,6 +108,9 @@ def test_the_machine_is_the_one_that_the_inventory_names(
         command = f"KnownHostsCommand=/bin/echo %H {key}"
         done = ssh(address, "alice", KEYS / "alice", "true", options=(*pinned, command))
         assert done.returncode == status, done.stderr
+        arguments = f"-o UserKnownHostsFile=none -o StrictHostKeyChecking=yes -o '{command}'"
+        pin = {"ansible_ssh_common_args": arguments, "ansible_control_path": "none"}
+        assert ansible.playbook("--check", hosts={"log1": pin}).ok == (status == 0)
     run = ansible.playbook(hosts={"log1": {"ssh_access_host_key": other}})
     assert not run.ok
     assert "Is it the machine that you mean?" in run.text
