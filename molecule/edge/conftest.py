@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+from pathlib import Path
 
 import pytest
 from door import Door
@@ -12,8 +13,8 @@ from sigsum_ops.lab.lab import Lab
 
 
 @pytest.fixture(scope="session")
-def trust(lab: Lab) -> ssl.SSLContext:
-    """The roots of the lab's authority, and no other."""
+def authority(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the root of the lab's authority."""
     infra = lab.hosts()["infra1"]
     root = subprocess.run(
         ["curl", "-sSf", "--cacert", lab.state / "dns/acme.pem", f"https://{infra}:15000/roots/0"],
@@ -21,7 +22,15 @@ def trust(lab: Lab) -> ssl.SSLContext:
         capture_output=True,
         text=True,
     ).stdout
-    return ssl.create_default_context(cadata=root)
+    path = tmp_path_factory.mktemp("authority") / "root.pem"
+    path.write_text(root)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trust(authority: Path) -> ssl.SSLContext:
+    """That root, and no other."""
+    return ssl.create_default_context(cafile=authority)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPMessage
 
@@ -32,12 +33,18 @@ class Door:
         return self.trust.wrap_socket(plain, server_hostname=name)
 
     def ask(
-        self, path: str, *, method: str = "GET", body: bytes | None = None, host: str = NAME
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        host: str = NAME,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request over a connection of its own."""
         connection = http.client.HTTPConnection(host)
         connection.sock = self.connect()
-        return _answer(connection, method, path, body)
+        return _answer(connection, method, path, body, headers)
 
     def status(self, path: str = "/get-tree-head") -> int:
         """The status of the answer; 0 where there is none."""
@@ -61,10 +68,14 @@ class Door:
 
 
 def _answer(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, headers or {})
         answer = connection.getresponse()
         return Answer(answer.status, answer.headers, answer.read().decode())
     finally:

@@ -20,14 +20,21 @@ ROLES = {"log1": {"log_server_role": "secondary"}, "log2": {"log_server_role": "
 
 
 def test_a_handover_moves_what_the_doors_say(
-    ansible: Ansible, doors: dict[str, Door], log1: Host
+    ansible: Ansible,
+    doors: dict[str, Door],
+    log1: Host,
+    authority: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing changes in a proxy: each sees for itself whether the primary runs there."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))  # for the controller
     old, new = doors["log1"], doors["log2"]
     assert (old.status(), new.status()) == (200, 503)
     handover = PLAYBOOKS / "handover.yml"
     run = ansible.playbook("--extra-vars", json.dumps({"target": "log2"}), path=handover)
     assert run.ok, run.output
+    # It asked at the public doors, where it has no token.
+    assert "it takes none without a token or a listed key" in run.text
     assert not log1.file("/run/sigsum-log-primary").exists
     answer = old.ask("/get-tree-head")
     assert answer.status == 503

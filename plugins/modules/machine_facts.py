@@ -144,6 +144,8 @@ PACKAGES = (
     "trillian",
     "unattended-upgrades",
     "unbound",
+    "wireguard-go",
+    "wireguard-tools",
     "yubihsm-connector",
 )
 UNITS = (
@@ -168,6 +170,7 @@ UNITS = (
     "sigsum-hsm-check.timer",
     "sigsum-rehearsal-hsm.service",
     "sigsum-ssh-access.service",
+    "sigsum-tunnel.service",
     "systemd-timesyncd.service",
     "ufw.service",
     "unbound.service",
@@ -206,11 +209,16 @@ CONFIGURATION = {
     "nginx": ("/etc/sigsum-proxy/nginx.conf", "/etc/sigsum-proxy/certificate.pem"),
     "nsd": ("/etc/nsd/nsd.conf.d/60-sigsum-ops.conf",),
     "pebble": ("/etc/pebble.json", "/var/lib/pebble/cert.pem"),
+    "sigsum-tunnel": (
+        "/etc/sigsum/tunnel/peers.conf",
+        "/etc/sigsum/tunnel/public.key",
+        "/etc/sigsum/tunnel/up",
+    ),
     "unbound": ("/etc/unbound/unbound.conf.d/sigsum-ops.conf",),
     "yubihsm-connector": ("/etc/yubihsm-connector.yaml",),
 }
 # What takes its configuration in when it is told to, without a restart.
-RELOADS = ("litebastion", "nginx")
+RELOADS = ("litebastion", "nginx", "sigsum-tunnel")
 FILES = (
     "/etc/resolv.conf",
     "/etc/sigsum-proxy/asked",
@@ -218,6 +226,7 @@ FILES = (
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",
     "/etc/sigsum/quarantined.json",
+    "/etc/sigsum/tunnel/public.key",
     "/etc/ssh/ssh_host_ed25519_key.pub",
     "/var/lib/sigsum-log/tree-id",
 )

@@ -63,7 +63,8 @@ def test_a_log_machine(hosts: dict[str, dict[str, Any]]) -> None:
         ("tcp", (port,)) for port in (22, 80, 443, 6965, 6967)
     }
     assert about(found, "ssh").peers == ("operators",)
-    assert about(found, "the log, past the proxy").peers == (SOUTH, "operators")
+    past = [flow.peers for flow in found if flow.what == "the log, past the proxy"]
+    assert past == [("operators",), (SOUTH,)]
     replication = [flow for flow in found if flow.what == "replication"]
     assert [(flow.direction, flow.peers, flow.account) for flow in replication] == [
         ("in", (SOUTH,), ""),
@@ -89,6 +90,28 @@ def test_a_promotion_changes_nothing(hosts: dict[str, dict[str, Any]]) -> None:
     hosts["north"]["log_server_role"] = "secondary"
     hosts["south"]["log_server_role"] = "primary"
     assert flows("south", hosts, GROUPS) == before
+
+
+def test_within_a_tunnel_nothing_else_is_let_through(hosts: dict[str, dict[str, Any]]) -> None:
+    """Whoever calls itself the other machine outside of it reaches nothing."""
+    for name, inside, outside in (("north", NORTH, "203.0.113.1"), ("south", SOUTH, "south.test")):
+        hosts[name] |= {"tunnel_address": inside, "ansible_host": outside}
+    hosts["south"]["tunnel_endpoint"] = "[2001:db8:1::1]:4500"
+    found = flows("north", hosts, GROUPS)
+    plain = [flow for flow in found if SOUTH in flow.peers and flow.role == "log_server"]
+    assert len(plain) == 3
+    assert {flow.interface for flow in plain} == {"sigsum0"}
+    assert (
+        'iifname "sigsum0" ip saddr { 192.0.2.20/32 } tcp dport { 6967 }'
+        in matches(found, [])["in"]
+    )
+    tunnel = [flow for flow in found if flow.role == "tunnel"]
+    assert [(flow.direction, flow.protocol, flow.ports, flow.peers) for flow in tunnel] == [
+        ("in", "udp", (51820,), ("2001:db8:1::1",)),
+        ("out", "udp", (4500,), ("2001:db8:1::1",)),
+    ]
+    del hosts["south"]["tunnel_endpoint"]  # and its name leads somewhere
+    assert {f.peers for f in flows("north", hosts, GROUPS) if f.role == "tunnel"} == {EVERYBODY}
 
 
 def test_without_a_proxy_everybody_asks_the_log(hosts: dict[str, dict[str, Any]]) -> None:
@@ -223,7 +246,8 @@ def test_a_peer_without_an_address_is_not_everybody(hosts: dict[str, dict[str, A
     alone = {**GROUPS, "log_machines": ["north"]}
     found = flows("north", hosts, alone)
     assert about(found, "challenges").peers == ()
-    assert about(found, "the log, past the proxy").peers == ("operators",)
+    past = [flow.peers for flow in found if flow.what == "the log, past the proxy"]
+    assert past == [("operators",), ()]
     replication = [flow for flow in found if flow.what == "replication"]
     assert matches(replication, ["sigsum-log"]) == {"in": [], "out": [], "public": []}
 
@@ -236,6 +260,7 @@ def test_defaults_are_those_of_the_roles() -> None:
         ("log_server", "log_server_internal_port"),
         ("tls_proxy", "tls_proxy_acme_directory"),
         ("bastion", "bastion_listen"),
+        ("tunnel", "tunnel_port"),
     ):
         default = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())[setting]
         assert str(default) in source, setting

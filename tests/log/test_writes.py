@@ -116,6 +116,23 @@ async def test_the_log_takes_leaves_while_one_of_its_machines_does(
     assert found["errors"]["connection"] >= 3
 
 
+async def test_machines_are_asked_at_their_addresses_by_the_logs_name(
+    start_log: StartLog, tmp_path: Path
+) -> None:
+    """As where a proxy serves the log's one name on each machine."""
+    log, going = await start_log(), tmp_path / "going"
+    going.touch()
+    named = log.url.replace("127.0.0.1", "log.example.org")
+    watching = asyncio.create_task(
+        writes.watch([f"127.0.0.1 {named}", f"127.0.0.2 {named}"], going)
+    )
+    await asyncio.sleep(1.5)
+    going.unlink()
+    found = await watching
+    assert found["longest_s"] == 0.0
+    assert found["taken"] >= 3
+
+
 async def test_one_that_a_dead_playbook_left_behind_ends_as_the_next_begins(
     start_log: StartLog, tmp_path: Path
 ) -> None:

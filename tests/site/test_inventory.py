@@ -152,6 +152,38 @@ MUTATIONS = {
         EXTERNAL,
         "past its proxy",
     ),
+    "a door on one machine": Mutation(
+        lambda hosts: hosts["north"].update(
+            {
+                EXTERNAL: "192.0.2.10:6965",
+                "tls_proxy_url": "https://log.example.org/",
+                "tls_proxy_acme_email": "operator@example.org",
+            }
+        ),
+        GROUP,
+        "tls_proxy_url",
+        "one URL, on all or on none",
+    ),
+    "a tunnel from one machine": Mutation(
+        lambda hosts: hosts["north"].update({"tunnel_address": "10.9.0.1", ADDRESS: "10.9.0.1"}),
+        "south",
+        "tunnel_address",
+        "on other log machines it is",
+    ),
+    "replication beside the tunnel": Mutation(
+        lambda hosts: [
+            hosts[name].update({"tunnel_address": f"10.9.0.{number}"})
+            for number, name in enumerate(("north", "south"))
+        ],
+        "north",
+        ADDRESS,
+        "so that replication goes through the tunnel",
+    ),
+    "a tunnel to a name": _set("north", "tunnel_address", "north", "an IPv4 or IPv6 address"),
+    "ssh from nowhere": _set("desk", "firewall_ssh_sources", [], "nobody could come"),
+    "an operator without keys": _set(
+        "desk", "ssh_access_operators", {"alice": {}}, "has no keys for alice"
+    ),
     "two logs in one site": Mutation(
         lambda hosts: hosts["south"].update({KEY: OTHER_KEY.hex}), GROUP, KEY, OTHER_KEY.hex
     ),

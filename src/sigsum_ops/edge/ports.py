@@ -23,6 +23,8 @@ Hosts = Mapping[str, Variables]
 Groups = Mapping[str, Sequence[str]]
 
 IN, OUT = "in", "out"
+# The interface of the role tunnel.
+TUNNEL = "sigsum0"
 # Peers that are no addresses: whoever may come by ssh, and the name servers of /etc/resolv.conf.
 OPERATORS, RESOLVERS = "operators", "resolvers"
 EVERYBODY = ("0.0.0.0/0", "::/0")
@@ -45,6 +47,7 @@ class Flow:
         protocol: ``tcp`` or ``udp``.
         peers: networks, ``operators`` or ``resolvers``; nobody where there are none.
         account: of a flow that goes out, the user whose process asks; any where it is empty.
+        interface: by which it comes or goes; any where it is empty.
     """
 
     role: str
@@ -54,6 +57,7 @@ class Flow:
     protocol: str = "tcp"
     peers: tuple[str, ...] = EVERYBODY
     account: str = ""
+    interface: str = ""
 
     @property
     def public(self) -> bool:
@@ -104,12 +108,15 @@ class Site:
 
     def port(self, setting: str, default: str) -> int:
         """That of a setting with an endpoint, ``host:port``."""
-        said = str(self.says(setting, default))
+        return self.port_of(str(self.says(setting, default)), setting)
+
+    def port_of(self, endpoint: str, setting: str = "tunnel_endpoint") -> int:
+        """That of an endpoint, ``host:port``."""
         try:
-            return int(said.rpartition(":")[2])
+            return int(endpoint.rpartition(":")[2])
         except ValueError:
             raise UsageError(
-                f"{self.name}: {setting} is {said!r}", hint="Allowed: host:port."
+                f"{self.name}: {setting} is {endpoint!r}", hint="Allowed: host:port."
             ) from None
 
     def remote(self, setting: str, url: str) -> tuple[tuple[str, ...], int]:
@@ -148,16 +155,26 @@ def _base(site: Site) -> Iterator[Flow]:
 
 def _log_server(site: Site) -> Iterator[Flow]:
     others = site.log_machines
+    inside = TUNNEL if site.says("tunnel_address") else ""
     external = site.port("log_server_external_endpoint", "0.0.0.0:6965")
     internal = int(site.says("log_server_internal_port", 6967))
     if site.says("tls_proxy_url"):
         # Who runs the procedures looks at each machine's log itself.
-        peers = (*others, OPERATORS)
-        yield Flow("log_server", "the log, past the proxy", IN, (external,), peers=peers)
+        what = "the log, past the proxy"
+        yield Flow("log_server", what, IN, (external,), peers=(OPERATORS,))
+        yield Flow("log_server", what, IN, (external,), peers=others, interface=inside)
     else:
         yield Flow("log_server", "the log, for its users", IN, (external,))
-    yield Flow("log_server", "replication", IN, (internal,), peers=others)
-    yield Flow("log_server", "replication", OUT, (internal,), peers=others, account="sigsum-log")
+    for direction, account in ((IN, ""), (OUT, "sigsum-log")):
+        yield Flow(
+            "log_server",
+            "replication",
+            direction,
+            (internal,),
+            peers=others,
+            account=account,
+            interface=inside,
+        )
     for peers, port in sorted(_witnesses(site)):
         yield Flow("log_server", "witnesses", OUT, (port,), peers=peers, account="sigsum-log")
         what = "witnesses, by a promotion"
@@ -172,10 +189,29 @@ def _witnesses(site: Site) -> set[tuple[tuple[str, ...], int]]:
     return {site.remote("log_server_policy_file", each.url) for each in witnesses if each.url}
 
 
+def _tunnel(site: Site) -> Iterator[Flow]:
+    if not site.says("tunnel_address"):
+        return
+    what = "the other log machines, encrypted"
+    own = int(site.says("tunnel_port", 51820))
+    for other in site.groups.get("log_machines", ()):
+        if other != site.name:
+            its = site.hosts[other]
+            there = int(its.get("tunnel_port") or 51820)
+            host = str(its.get("ansible_host") or other)
+            if given := str(its.get("tunnel_endpoint") or ""):
+                host, there = given.rpartition(":")[0].strip("[]"), site.port_of(given)
+            peers = EVERYBODY if network(host) is None else (host,)
+            # The kernel itself asks, of which there is no account.
+            yield Flow("tunnel", what, IN, (own,), "udp", peers=peers)
+            yield Flow("tunnel", what, OUT, (there,), "udp", peers=peers)
+
+
 def _resolver(site: Site) -> Iterator[Flow]:
     if site.says("log_server_rate_limit"):
         for protocol in ("udp", "tcp"):
             yield Flow("resolver", "the world's DNS", OUT, (53,), protocol, account="unbound")
+            yield Flow("resolver", "sigsum-ops dns check", OUT, (53,), protocol, account="root")
 
 
 def _tls_proxy(site: Site) -> Iterator[Flow]:
@@ -229,7 +265,7 @@ def _sigsum_tools(site: Site) -> Iterator[Flow]:
 
 
 ROLES: Mapping[str, tuple[Callable[[Site], Iterator[Flow]], ...]] = {
-    "log_machines": (_log_server, _resolver, _tls_proxy, _head_archive, _backup),
+    "log_machines": (_tunnel, _log_server, _resolver, _tls_proxy, _head_archive, _backup),
     "bastions": (_bastion,),
     "clients": (_sigsum_tools,),
 }
@@ -321,10 +357,12 @@ def matches(found: Sequence[Flow], accounts: Collection[str]) -> dict[str, list[
     for flow in found:
         if flow.account and flow.account not in accounts:
             continue
-        account = f'meta skuid "{flow.account}" ' if flow.account else ""
+        card = "iifname" if flow.direction == IN else "oifname"
+        before = f'{card} "{flow.interface}" ' if flow.interface else ""
+        before += f'meta skuid "{flow.account}" ' if flow.account else ""
         ports = f"{flow.protocol} dport {{ {', '.join(map(str, flow.ports))} }}"
         for peers in _addresses(flow.peers, "saddr" if flow.direction == IN else "daddr"):
-            made[flow.direction].append(f"{account}{peers}{ports}")
+            made[flow.direction].append(f"{before}{peers}{ports}")
         made["public"] += map(str, flow.ports if flow.public else ())
     return made
 
@@ -355,6 +393,7 @@ def lines(sites: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
                     everybody = tuple(flow["peers"]) == EVERYBODY
                     peers = "everybody" if everybody else ", ".join(flow["peers"]) or "nobody"
                     account = f" as {flow['account']}" if flow["account"] else ""
+                    account += f" by {flow['interface']}" if flow["interface"] else ""
                     arrow = "from" if direction == IN else "to"
                     yield (
                         f"  {heading:8}{flow['protocol']} {ports:12} {arrow} {peers}{account}:"

@@ -7,8 +7,9 @@ playbooks/upgrade.yml and handover.yml run this beside themselves::
     python -m sigsum_ops.log.writes FILE URL...
 
 wait until the file says ``ready``, do their work, remove the file, and read the one JSON object
-that is printed then. A playbook that dies leaves this behind; so it ends as the next begins, whose
-file has the same name up to the last hyphen.
+that is printed then. A URL may be ``"ADDRESS URL"``, for a machine to which the name does not lead.
+A playbook that dies leaves this behind; so it ends as the next begins, whose file has the same name
+up to the last hyphen.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
     alone(going)
 
     async def submit(url: str) -> None:
-        async with LogClient(url, timeout=2) as client:
+        address, _, there = url.rpartition(" ")
+        async with LogClient(there, timeout=2, address=address or None) as client:
             while going.exists() and time.monotonic() < begun + PATIENCE:
                 try:
                     acknowledged = await client.add_leaf(leaf.body)

@@ -41,6 +41,7 @@ _EXTERNAL = "log_server_external_endpoint"
 _GATING = "log_server_gating_secondary"
 _POLICY = "log_server_policy_file"
 _ZONES = "resolver_zones"
+_TUNNEL = "tunnel_address"
 _DESCRIBED = "sigsum_policy"
 _RATE_LIMIT = "log_server_rate_limit"
 _SOFTWARE_KEY = "log_server_software_key_file"
@@ -95,6 +96,7 @@ def problems(
         *_roles(machines),
         *_one_log(machines),
         *_one_door(machines),
+        *_tunnel(machines),
     ]
     for group, forms in VALUES.items():
         for name in groups.get(group, ()):
@@ -223,6 +225,28 @@ def _one_door(machines: Mapping[str, Variables]) -> Iterator[Problem]:
     if len(urls) > 1:
         found = f"differs between the machines ({', '.join(sorted(map(repr, urls)))})"
         yield Problem(f"group {LOG_MACHINES}", endpoint.URL, found, "one URL, on all or on none")
+
+
+def _tunnel(machines: Mapping[str, Variables]) -> Iterator[Problem]:
+    """All log machines are in it, each by the address that the others know it by."""
+    without = sorted(name for name, its in machines.items() if not _text(its, _TUNNEL))
+    if len(without) == len(machines):
+        return
+    for name in without:
+        allowed = "an address within the tunnel, on all log machines or on none"
+        yield Problem(name, _TUNNEL, "is not set, and on other log machines it is", allowed)
+    for name, its in machines.items():
+        address = _text(its, _TUNNEL)
+        if address is None:
+            continue
+        if _ip(address) is None:
+            yield Problem(name, _TUNNEL, _is(its, _TUNNEL), "an IPv4 or IPv6 address")
+        elif _ip(address) != _ip(_text(its, _ADDRESS)):
+            allowed = f"{_TUNNEL} ({address}), so that replication goes through the tunnel"
+            yield Problem(name, _ADDRESS, _is(its, _ADDRESS), allowed)
+        elif (host := _ip(_text(its, "ansible_host"))) and host == _ip(address):
+            allowed = "an address that the machine has within the tunnel only"
+            yield Problem(name, _TUNNEL, "is ansible_host, where it is reached without", allowed)
 
 
 def _one_log(machines: Mapping[str, Variables]) -> Iterator[Problem]:
@@ -452,6 +476,8 @@ VALUES: Mapping[str, Forms] = {
         ),
         "log_server_internal_port": (_is_port, "a port from 1 to 65535"),
         _EXTERNAL: (_is_host_and_port, _ENDPOINT_FORM),
+        "tunnel_endpoint": (_is_host_and_port, _ENDPOINT_FORM),
+        "tunnel_port": (_is_port, "a port from 1 to 65535"),
         "log_server_trillian_endpoint": (_is_host_and_port, _ENDPOINT_FORM),
         "trillian_rpc_endpoint": (_is_host_and_port, _ENDPOINT_FORM),
         "trillian_http_endpoint": (_is_host_and_port, _ENDPOINT_FORM),
