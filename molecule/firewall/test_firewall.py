@@ -170,6 +170,22 @@ def test_rules_that_lock_the_controller_out_undo_themselves(
     assert not any(ansible.playbook().changed.values())
 
 
+def test_the_first_rules_do_not_break_the_connection_that_brings_them(
+    ansible: Ansible, lab: Lab, log1: Host
+) -> None:
+    """Before them nothing is tracked, and what the machine says next goes out of itself.
+
+    The lab's ssh sends something every five seconds, which would hide it.
+    """
+    log1.check_output("nft delete table inet sigsum; rm /var/lib/sigsum-firewall/kept.nft")
+    quiet = f"-o UserKnownHostsFile={lab.state}/ssh/known_hosts -o ServerAliveInterval=0"
+    start = time.monotonic()
+    run = ansible.playbook(hosts={"log1": {"ansible_ssh_common_args": quiet}})
+    assert run.ok, run.output
+    assert time.monotonic() - start < 40
+    assert log1.file("/var/lib/sigsum-firewall/kept.nft").exists
+
+
 def test_another_program_s_rules_are_not_shared(ansible: Ansible, log1: Host) -> None:
     log1.check_output("systemctl enable nftables")
     try:

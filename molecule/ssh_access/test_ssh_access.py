@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from resources.support import EPHEMERAL, Ansible, eventually, exposure
@@ -14,6 +15,7 @@ from sigsum_ops.lab.lab import Lab
 
 KEYS = EPHEMERAL / "operators"
 PLACE = "/etc/ssh/sshd_config.d/01-sigsum-ops.conf"
+CAROL = (KEYS / "carol.pub").read_text().strip()
 KEPT = "/var/lib/sigsum-ssh-access/kept.conf"
 
 
@@ -66,15 +68,16 @@ def test_sudo_is_for_those_who_have_it(address: str) -> None:
 
 def test_nobody_adds_a_key(log1: Host, address: str) -> None:
     """Keys are root's files: what an account writes at home does not count."""
-    carol = (KEYS / "carol.pub").read_text().strip()
     log1.check_output(
         "install -d -o bob -m 700 /home/bob/.ssh && echo %s > /home/bob/.ssh/authorized_keys"
         " && chown bob /home/bob/.ssh/authorized_keys",
-        carol,
+        CAROL,
     )
     assert not comes_in(address, "bob", "carol")
     keys = log1.check_output("find /etc/ssh/operators -type f -printf '%f %u %m\\n' | sort")
-    assert keys.splitlines() == ["alice root 644", "bob root 644", "root root 644"]
+    assert set(keys.splitlines()) == {
+        *(".sudoers root 440", "alice root 644", "bob root 644", "root root 644"),
+    }
 
 
 def test_only_keys_and_no_way_on(address: str, log1: Host) -> None:
@@ -133,9 +136,8 @@ def test_keys_that_lock_the_controller_out_undo_themselves(
 ) -> None:
     """Another key for root, and nothing else: the rules for the inventory cannot know."""
     before = log1.check_output("cat %s", PLACE)
-    carol = (KEYS / "carol.pub").read_text().strip()
     start = time.monotonic()
-    locked = operators(root={"keys": [carol]})
+    locked = operators(root={"keys": [CAROL]})
     run = ansible.playbook(hosts={"log1": {"ssh_access_operators": locked}})
     failed = time.monotonic()
     assert not run.ok
@@ -164,7 +166,7 @@ def test_what_is_on_trial_does_not_outlive_a_boot(
         name="ssh-access",
         file="/root/other.conf",
         kept=KEPT,
-        take=["sh", "-ec", 'cp "$0" "$1"; systemctl reload ssh.service', "%s", PLACE],
+        take=["/usr/local/sbin/sigsum-ssh-access", "%s"],
         there=["cmp", KEPT, PLACE],
         clear=["true"],
         seconds=600,
@@ -178,10 +180,49 @@ def test_what_is_on_trial_does_not_outlive_a_boot(
     assert exposure(log1, "sigsum-ssh-access.service") <= 2.0
 
 
+def test_the_first_settings_do_not_outlive_a_boot_untried(
+    ansible: Ansible, lab: Lab, log1: Host, address: str
+) -> None:
+    """Before them there is nothing to go back to, but what the machine was installed with."""
+    log1.check_output("mv %s /root/kept && sed s/alice/nobody/ /root/kept > /root/first", KEPT)
+    trial: dict[str, Any] = {
+        "name": "ssh-access",
+        "file": "/root/first",
+        "kept": KEPT,
+        "take": ["/usr/local/sbin/sigsum-ssh-access", "%s"],
+        "there": ["false"],
+        "clear": ["/usr/local/sbin/sigsum-ssh-access", KEPT],
+        "seconds": 600,
+    }
+    tried = ansible.module("log1", "sigsum_ops.site.trial", state="tried", **trial)
+    assert tried["changed"], tried
+    assert not comes_in(address, "alice", "alice")
+    lab.restart("log1")
+    assert not log1.file(PLACE).exists
+    assert not log1.file("/etc/sudoers.d/sigsum-operators").exists
+    run = ansible.playbook()
+    assert run.ok, run.output
+    assert comes_in(address, "alice", "alice")
+    assert ssh(address, "alice", KEYS / "alice", "sudo", "-n", "id", "-u").stdout == "0\n"
+
+
+def test_settings_that_come_before_these_are_seen(ansible: Ansible, log1: Host) -> None:
+    """As of a provider's image: what would not be in force is not called so."""
+    log1.check_output("echo PasswordAuthentication yes > /etc/ssh/sshd_config.d/00-image.conf")
+    log1.check_output("rm %s", PLACE)
+    try:
+        run = ansible.playbook()
+    finally:
+        log1.check_output("rm /etc/ssh/sshd_config.d/00-image.conf; systemctl reload ssh")
+    assert not run.ok
+    assert "sshd has other settings than 'passwordauthentication no'" in run.text, run.output
+    assert ansible.playbook().ok
+
+
 def test_an_operator_who_leaves_is_gone_at_once(ansible: Ansible, log1: Host, address: str) -> None:
     """One change of the inventory; so is one who comes."""
     log1.check_output("touch /home/bob/left-behind && systemd-run --uid=bob sleep 1000")
-    carol = {"keys": [(KEYS / "carol.pub").read_text().strip()]}
+    carol = {"keys": [CAROL]}
     changed = {"log1": {"ssh_access_operators": operators(bob=None, carol=carol)}}
     run = ansible.playbook(hosts=changed)
     assert run.ok, run.output
@@ -189,7 +230,7 @@ def test_an_operator_who_leaves_is_gone_at_once(ansible: Ansible, log1: Host, ad
     assert not comes_in(address, "bob", "bob")
     assert log1.run("id bob").rc != 0
     assert log1.run("pgrep -u bob").rc != 0
-    assert log1.file("/home/bob/left-behind").exists
+    assert log1.file("/home/bob/left-behind").user == "root"
     assert log1.check_output("find /etc/ssh/operators -mindepth 1 -maxdepth 1 | wc -l") == "1"
     assert not any(ansible.playbook(hosts=changed).changed.values())
     again = ansible.playbook()
@@ -204,6 +245,7 @@ def test_an_operator_who_leaves_is_gone_at_once(ansible: Ansible, log1: Host, ad
         ({"root": None}, "is without root, as whom this machine is converged"),
         ({"alice": {"keys": ["ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAA"]}}, "has 'ssh-rsa"),
         ({"mysql": {"keys": ["x"]}}, "has 'mysql'"),
+        ({"backup": {"keys": [CAROL]}}, "accounts of the system"),
     ],
 )
 def test_operators_that_cannot_be_right_are_refused(

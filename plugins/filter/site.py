@@ -43,6 +43,7 @@ _value:
   elements: str
 """
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,17 +97,22 @@ def inventory_problems(hosts: HostVars, groups: Mapping[str, Sequence[str]]) -> 
 
 
 def firewall_flows(
-    hosts: HostVars, groups: Mapping[str, Sequence[str]], name: str
+    hosts: HostVars, groups: Mapping[str, Sequence[str]], name: str, own: Mapping[str, object]
 ) -> list[dict[str, object]]:
-    """What one machine answers and asks; see ``sigsum_ops.edge.ports``."""
+    """What one machine answers and asks; see ``sigsum_ops.edge.ports``.
+
+    ``own`` are settings of the machine that its play may have, and the inventory not.
+    """
     try:
-        return ports.shown(name, {each: _Machine(hosts, each) for each in hosts}, groups)
+        machines: dict[str, Mapping[str, object]] = {each: _Machine(hosts, each) for each in hosts}
+        machines[name] = ChainMap(dict(own), machines[name])  # type: ignore[arg-type]
+        return ports.shown(name, machines, groups)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from error
 
 
 def firewall_matches(
-    flows: Sequence[Mapping[str, Any]], accounts: Sequence[str]
+    flows: Sequence[Mapping[str, Any]], accounts: Mapping[str, int]
 ) -> dict[str, list[str]]:
     """The rules for them; see ``sigsum_ops.edge.ports.matches``."""
     tuples = ("ports", "peers")

@@ -157,9 +157,9 @@ class Trial:
         try:
             self.run(*self._take(self.mark))
         except TrialError:
-            # Refused, it has changed nothing.
+            # It may have been taken in by half.
             self._disarm()
-            self.mark.unlink(missing_ok=True)
+            self.run(*self._undo())
             raise
         return undone
 

@@ -103,7 +103,7 @@ def test_within_a_tunnel_nothing_else_is_let_through(hosts: dict[str, dict[str, 
     assert {flow.interface for flow in plain} == {"sigsum0"}
     assert (
         'iifname "sigsum0" ip saddr { 192.0.2.20/32 } tcp dport { 6967 }'
-        in matches(found, [])["in"]
+        in matches(found, {})["in"]
     )
     tunnel = [flow for flow in found if flow.role == "tunnel"]
     assert [(flow.direction, flow.protocol, flow.ports, flow.peers) for flow in tunnel] == [
@@ -146,8 +146,10 @@ def test_where_backups_go(
     hosts: dict[str, dict[str, Any]], repository: str, peers: tuple[str, ...], port: int
 ) -> None:
     hosts["north"]["backup_repository"] = repository
-    flow = about(flows("north", hosts, GROUPS), "backups")
-    assert (flow.peers, flow.ports, flow.account) == (peers, (port,), "sigsum-backup")
+    found = [flow for flow in flows("north", hosts, GROUPS) if flow.what == "backups"]
+    assert {(flow.peers, flow.ports, flow.account) for flow in found} == {
+        (peers, (port,), account) for account in ("sigsum-backup", "root")
+    }
 
 
 def test_backups_that_go_nowhere(hosts: dict[str, dict[str, Any]]) -> None:
@@ -196,6 +198,7 @@ def test_settings_that_can_be_right() -> None:
         ({"firewall_ssh_sources": "192.0.2.1"}, "is '192.0.2.1'"),
         ({"firewall_ssh_sources": ["office.example.org"]}, "has 'office.example.org'"),
         ({"firewall_ssh_sources": ["192.0.2.1/24"]}, "has '192.0.2.1/24'"),
+        ({"firewall_ssh_sources": ["fe80::1%e } ; drop"]}, "has 'fe80::1%e"),
         ({"firewall_also": ["9100"]}, "has '9100'"),
         ({"firewall_also": [{**ALSO, "port": 1}]}, "has port"),
         ({"firewall_also": [{**ALSO, "what": ""}]}, "what it is for"),
@@ -222,7 +225,7 @@ def test_matches_are_of_one_family() -> None:
             Flow("r", "w", "out", (443,), account="root"),
             Flow("r", "w", "out", (443,), account="not-there-yet"),
         ],
-        accounts=["root", "daemon"],
+        accounts={"root": 0, "daemon": 1},
     )
     assert found == {
         "in": [
@@ -235,8 +238,9 @@ def test_matches_are_of_one_family() -> None:
         "out": [
             "ip daddr @resolvers4 udp dport { 53 }",
             "ip6 daddr @resolvers6 udp dport { 53 }",
-            'meta skuid "root" tcp dport { 443 }',
+            "meta skuid 0 tcp dport { 443 }",
         ],
+        "answered": ["22", "443", "80", "6967"],
         "public": ["443", "80"],
     }
 
@@ -249,7 +253,10 @@ def test_a_peer_without_an_address_is_not_everybody(hosts: dict[str, dict[str, A
     past = [flow.peers for flow in found if flow.what == "the log, past the proxy"]
     assert past == [("operators",), ()]
     replication = [flow for flow in found if flow.what == "replication"]
-    assert matches(replication, ["sigsum-log"]) == {"in": [], "out": [], "public": []}
+    assert matches(replication, {"sigsum-log": 990}) == {
+        **{"in": [], "out": [], "public": []},
+        "answered": ["6967"],
+    }
 
 
 def test_defaults_are_those_of_the_roles() -> None:

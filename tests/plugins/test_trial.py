@@ -52,6 +52,7 @@ class Machine:
             self.armed = argv[argv.index("--") + 1 :]
             return ""
         if argv[0] == "cp" and self.refuses:
+            self.force.write_text("half of it\n")
             raise TrialError("cp (1): syntax error")
         done = subprocess.run(argv, capture_output=True, text=True)
         if done.returncode:

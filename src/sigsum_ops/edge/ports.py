@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,9 @@ class Site:
 
 
 def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """An address or a network; None for what is none."""
+    """An address or a network; None for what is none, or has a scope: nftables knows none."""
     try:
-        return ipaddress.ip_network(text)
+        return None if "%" in text else ipaddress.ip_network(text)
     except ValueError:
         return None
 
@@ -247,7 +247,8 @@ def _backup(site: Site) -> Iterator[Flow]:
     elif scheme == "s3" and not rest.startswith("http"):
         url = f"https://{rest}"
     to, port = site.remote("backup_repository", url)
-    yield Flow("backup", "backups", OUT, (port,), peers=to, account="sigsum-backup")
+    for account in ("sigsum-backup", "root"):  # root makes the repository, and restores
+        yield Flow("backup", "backups", OUT, (port,), peers=to, account=account)
 
 
 def _bastion(site: Site) -> Iterator[Flow]:
@@ -344,26 +345,32 @@ def shown(name: str, hosts: Hosts, groups: Groups) -> list[dict[str, Any]]:
     return [asdict(flow) for flow in flows(name, hosts, groups)]
 
 
-def matches(found: Sequence[Flow], accounts: Collection[str]) -> dict[str, list[str]]:
+def matches(found: Sequence[Flow], accounts: Mapping[str, int]) -> dict[str, list[str]]:
     """What nftables' rules for the flows match (nft(8)): what stands before their verdict.
 
     IPv4 and IPv6 addresses cannot be in one match, so a flow may become two. One of an account that
-    the machine does not have becomes none: it could not ask, and nft would refuse its name.
+    the machine does not have becomes none. The others have its number: of a file with a name that
+    is gone nft takes no rule at all, and the machine would boot without any.
 
     Returns:
-        Matches for ``in`` and for ``out``; ``public`` are the ports to which strangers come by TCP.
+        Matches for ``in`` and for ``out``; ``answered`` are the ports of TCP that somebody may come
+        to, ``public`` those to which strangers come.
     """
-    made: dict[str, list[str]] = {IN: [], OUT: [], "public": []}
+    made: dict[str, list[str]] = {IN: [], OUT: [], "answered": [], "public": []}
     for flow in found:
         if flow.account and flow.account not in accounts:
             continue
         card = "iifname" if flow.direction == IN else "oifname"
         before = f'{card} "{flow.interface}" ' if flow.interface else ""
-        before += f'meta skuid "{flow.account}" ' if flow.account else ""
+        before += f"meta skuid {accounts[flow.account]} " if flow.account else ""
         ports = f"{flow.protocol} dport {{ {', '.join(map(str, flow.ports))} }}"
         for peers in _addresses(flow.peers, "saddr" if flow.direction == IN else "daddr"):
             made[flow.direction].append(f"{before}{peers}{ports}")
         made["public"] += map(str, flow.ports if flow.public else ())
+        if (flow.direction, flow.protocol) == (IN, "tcp"):
+            made["answered"] += [
+                port for port in map(str, flow.ports) if port not in made["answered"]
+            ]
     return made
 
 
