@@ -131,7 +131,7 @@ def test_the_whole_plan_is_rendered(site: Site) -> None:
 def test_the_examples_own_names_are_in_its_plan(example: Site) -> None:
     text = document.html(pages.load(), example)
     for own in (
-        *("log-north", "192.0.2.10", "2001:db8:0:2::20", "10000003", "10000004", "Custodian C"),
+        *("log-north", "192.0.2.10", "fd5a:9c1e:7f00::20", "10000003", "10000004", "Custodian C"),
         *("duty telephone", "https://log.example.org/", "three.example.org/witness"),
         "54b85edaeef9fb20dc036dbf13d6fb8924d7194b732ca829d7d9592b689ac6ae",
         "2 of 3 shares",
