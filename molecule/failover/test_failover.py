@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -104,6 +106,38 @@ def test_a_machine_with_other_code_is_not_asked(ansible: Ansible, log2: Host) ->
         assert brought.changed["log2"]
         assert "can become the primary" in procedure(ansible, "promote", "log2", "--check").text
         assert main_pid(log2, "sigsum-log-secondary") == before
+
+
+def test_a_secondary_whose_clock_is_off_is_not_promoted(ansible: Ansible, log2: Host) -> None:
+    """A lab's machines share one clock; what looks at this one sees another."""
+    log2.check_output(
+        "apt-get install --yes --no-install-recommends faketime; printf '%%s\\n' %s %s > /root/late"
+        " && chmod 755 /root/late",
+        "#!/bin/sh",
+        'exec faketime -f +10m /usr/bin/python3 "$@"',
+    )
+    run = ansible.playbook(
+        *("--extra-vars", json.dumps({"target": "log2", **SETTINGS})),
+        path=PLAYBOOKS / "promote.yml",
+        hosts={"log2": {"ansible_python_interpreter": "/root/late"}},
+    )
+    assert not run.ok
+    assert re.search(r" clock: the clock of log2 differs by \+(59|60)\d s", run.text), run.output
+    assert not any(run.changed.values())
+
+
+def test_nobody_is_picked_while_a_primary_runs(ansible: Ansible) -> None:
+    assert "no-candidate: " in refused(ansible, "")
+
+
+def test_a_permit_that_ends_too_late_is_refused(ansible: Ansible) -> None:
+    """Alone for longer than it takes to bring a secondary, a log bets on one machine."""
+    permit = {
+        "failover_ungated_until": ungated.text(datetime.now(UTC) + timedelta(days=30)),
+        "failover_ungated_by": "a test",
+        "failover_ungated_why": "for as long as nobody looks",
+    }
+    assert "ungated-until: " in refused(ansible, "log2", **permit)
 
 
 def test_neither_the_primary_nor_a_stranger_is_promoted(ansible: Ansible) -> None:
