@@ -214,6 +214,25 @@ def test_another_program_s_table_is_left_alone(ansible: Ansible, log1: Host) -> 
     assert ansible.playbook().ok
 
 
+def test_the_console_opens_and_closes_the_machine(
+    log1: Host, addresses: dict[str, tuple[str, str]]
+) -> None:
+    """The way in that docs/firewall.md names where nothing else is left."""
+    before = in_force(log1)
+    log1.check_output("systemctl stop sigsum-firewall")
+    assert knocks(addresses["log1"][0], 7004)
+    log1.check_output("systemctl start sigsum-firewall")
+    assert not knocks(addresses["log1"][0], 7004)
+    assert in_force(log1) == before
+
+
+def test_what_is_denied_can_be_written_down(ansible: Ansible, log1: Host) -> None:
+    run = ansible.playbook(hosts={"log1": {"firewall_log": True}})
+    assert run.ok, run.output
+    assert in_force(log1).count('log prefix "sigsum-firewall') == 2
+    assert ansible.playbook().ok
+
+
 def test_they_are_in_force_from_the_boot_on(lab: Lab, log1: Host) -> None:
     before = in_force(log1)
     lab.restart("log1")

@@ -43,7 +43,6 @@ _value:
   elements: str
 """
 
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,9 @@ class _Machine(Mapping[str, object]):
     another machine's address would be undefined here and nowhere else.
     """
 
-    def __init__(self, hosts: HostVars, name: str) -> None:
-        self._raw: Mapping[str, object] = hosts.raw_get(name)
+    def __init__(self, hosts: HostVars, name: str, own: Mapping[str, object] | None = None) -> None:
+        """``own`` are settings that its play has, and the inventory not."""
+        self._raw: Mapping[str, object] = {**hosts.raw_get(name), **(own or {})}
         self._templar = Templar(DataLoader(), {**self._raw, "hostvars": hosts})
 
     def __getitem__(self, name: str) -> object:
@@ -104,8 +104,7 @@ def firewall_flows(
     ``own`` are settings of the machine that its play may have, and the inventory not.
     """
     try:
-        machines: dict[str, Mapping[str, object]] = {each: _Machine(hosts, each) for each in hosts}
-        machines[name] = ChainMap(dict(own), machines[name])  # type: ignore[arg-type]
+        machines = {each: _Machine(hosts, each, own if each == name else None) for each in hosts}
         return ports.shown(name, machines, groups)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from error

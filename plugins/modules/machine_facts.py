@@ -128,6 +128,7 @@ PACKAGES = (
     "logrotate",
     "mariadb-client",
     "mariadb-server",
+    "nftables",
     "nginx",
     "nsd",
     "openssh-client",

@@ -96,8 +96,8 @@ def test_operators_that_cannot_be_right(
     }
     settings = {"ssh_access_operators", "ssh_access_host_key", "ansible_user"}
     operators |= {name: its for name, its in changed.items() if name not in settings}
-    variables = {"ssh_access_operators": operators}
-    variables |= {name: its for name, its in changed.items() if name in settings}  # type: ignore[misc]
+    variables: dict[str, object] = {"ssh_access_operators": operators}
+    variables |= {name: its for name, its in changed.items() if name in settings}
     found = list(problems({name: put(value) for name, value in variables.items()}))
     assert len(found) == 1, found
     setting, wrong, allowed = found[0]

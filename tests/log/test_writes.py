@@ -36,15 +36,20 @@ def test_gaps_between_leaves_that_were_taken(
     }
 
 
+async def ready(going: Path, seconds: float) -> None:
+    """Wait until the file says that the work may begin."""
+    async with asyncio.timeout(seconds):
+        while "ready" not in going.read_text():
+            await asyncio.sleep(0.02)
+
+
 async def test_one_leaf_is_submitted_until_the_file_is_gone(
     start_log: StartLog, tmp_path: Path
 ) -> None:
     log, going = await start_log(), tmp_path / "going"
     going.touch()
     watching = asyncio.create_task(writes.watch([log.url], going))
-    async with asyncio.timeout(10):
-        while "ready" not in going.read_text():
-            await asyncio.sleep(0.02)
+    await ready(going, seconds=10)
     await asyncio.sleep(0.5)
     going.unlink()
     found = await watching
@@ -61,9 +66,7 @@ async def test_a_log_that_never_answers_is_not_waited_for(
     going = tmp_path / "going"
     going.touch()
     watching = asyncio.create_task(writes.watch(["http://127.0.0.1:9/"], going))
-    async with asyncio.timeout(10):
-        while "ready" not in going.read_text():
-            await asyncio.sleep(0.02)
+    await ready(going, seconds=10)
     going.unlink()
     found = await watching
     assert found["taken"] == 0
@@ -80,9 +83,7 @@ async def test_proxies_without_a_primary_behind_them_are_not_waited_for(
     log.answer_add_leaf = lambda _number: 503
     going.touch()
     watching = asyncio.create_task(writes.watch([log.url], going))
-    async with asyncio.timeout(5):
-        while "ready" not in going.read_text():
-            await asyncio.sleep(0.02)
+    await ready(going, seconds=5)
     going.unlink()
     assert (await watching)["errors"]["503"] >= 1
 
@@ -94,9 +95,7 @@ async def test_a_log_that_limits_who_may_submit_is_not_waited_for(
     log.token = "only.example.org 00"
     going.touch()
     watching = asyncio.create_task(writes.watch([log.url], going))
-    async with asyncio.timeout(5):
-        while "ready" not in going.read_text():
-            await asyncio.sleep(0.02)
+    await ready(going, seconds=5)
     going.unlink()
     found = await watching
     assert (found["taken"], found["longest_s"]) == (0, None)

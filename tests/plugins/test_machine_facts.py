@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from plugins.modules.machine_facts import (
+    PACKAGES,
+    UNITS,
     parse_sources,
     parse_units,
     running,
@@ -159,3 +163,20 @@ def test_a_file_from_the_future_does_not_restart_its_service_for_ever(tmp_path: 
 )
 def test_until_when_the_log_goes_on_alone(line: str, until: str) -> None:
     assert ungated_until(f'[log]\ntrillian = "x:1"\n{line}\n[hsm]\n') == until
+
+
+@pytest.mark.parametrize(
+    ("fact", "known"),
+    [("packages", PACKAGES), ("running", [unit.removesuffix(".service") for unit in UNITS])],
+)
+def test_what_roles_ask_of_a_machine_it_is_asked(fact: str, known: Sequence[str]) -> None:
+    """One that is not looked for is never there: its task would run each time."""
+    asked = {
+        name
+        for path in (Path(__file__).parents[2] / "roles").glob("*/tasks/*.yml")
+        for name in re.findall(
+            rf"'([a-z-]+)' not in ansible_facts.sigsum_machine.{fact}", path.read_text()
+        )
+    }
+    assert asked
+    assert asked <= set(known)

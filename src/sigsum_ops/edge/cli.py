@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -39,9 +39,8 @@ def ports(
     from sigsum_ops.errors import UsageError
     from sigsum_ops.site import ansible
 
-    found: dict[str, Any] = dict(
-        ansible.render("{{ hostvars | sigsum_ops.site.site_ports(groups) }}", inventory)  # type: ignore[call-overload]
-    )
+    template = "{{ hostvars | sigsum_ops.site.site_ports(groups) }}"
+    found = cast(dict[str, Any], ansible.render(template, inventory))
     if host is not None:
         if host not in found:
             raise UsageError(f"no machine {host} in the inventory", hint=", ".join(found))

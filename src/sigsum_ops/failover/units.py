@@ -99,7 +99,8 @@ def mask(units: Iterable[str], directory: Path = DIRECTORY, run: Path = RUN) -> 
     # systemd does not know any more what it made for a unit whose file is a link to nothing. By the
     # primary's directory the proxy before it tells that it runs.
     for name in wanted:
-        shutil.rmtree(run / name.removesuffix(".service"), ignore_errors=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(run / name.removesuffix(".service"))
     return changed
 
 
