@@ -19,16 +19,14 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 
 import aiohttp
 
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.policy import Entity
-from sigsum_ops.log.treehead import MAX_NUMBER, SignedTreeHead, log_origin
+from sigsum_ops.log.treehead import MAX_NUMBER, SignedTreeHead, key_id, log_origin
 
 TIMEOUT = 10.0  # seconds for one witness; all are asked at the same time
-_ED25519 = b"\x01"  # c2sp.org/signed-note: the type of a log's signature
 _SIZE_TYPE = "text/x.tlog.size"
 _SIZE = re.compile(rb"(0|[1-9][0-9]{0,18})\n")
 _LONGEST = 64  # bytes of an answer that are looked at
@@ -58,8 +56,7 @@ def latest(signed: Iterable[SignedTreeHead]) -> SignedTreeHead | None:
 def request(signed: SignedTreeHead, log_key: PublicKey) -> bytes:
     """The body of an add-checkpoint for which no witness can cosign anything new."""
     origin = log_origin(log_key)
-    key_id = sha256(origin.encode() + b"\n" + _ED25519 + log_key.raw).digest()[:4]
-    signature = base64.b64encode(key_id + signed.signature)
+    signature = base64.b64encode(key_id(origin, log_key) + signed.signature)
     return b"".join(
         (
             b"old %d\n\n" % signed.head.size,

@@ -103,6 +103,11 @@ class PublicKey:
         """SHA-256 of the raw key in hex: Sigsum's key hash."""
         return sha256(self.raw).hexdigest()
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the OpenSSH form in base64, as ssh-keygen shows it behind ``SHA256:``."""
+        return base64.b64encode(sha256(_BLOB_PREFIX + self.raw).digest()).decode().rstrip("=")
+
     def verify(self, signature: bytes, message: bytes) -> None:
         """Check an Ed25519 signature (64 bytes) over the message itself.
 

@@ -11,6 +11,7 @@ import base64
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 from sigsum_ops.errors import UsageError
 from sigsum_ops.log.keys import SIGNATURE_SIZE, PublicKey
@@ -18,6 +19,7 @@ from sigsum_ops.log.merkle import EMPTY_ROOT, HASH_SIZE
 
 ORIGIN_PREFIX = "sigsum.org/v1/tree/"
 COSIGNATURE_HEADER = "cosignature/v1"
+_ED25519 = b"\x01"  # C2SP's signed-note: the type of a log's signature
 MAX_NUMBER = 2**63 - 1  # Sigsum's integers are signed 64-bit numbers that are not negative
 
 
@@ -33,8 +35,12 @@ class TreeHead:
 
     def checkpoint(self, log_key: PublicKey) -> bytes:
         """The checkpoint body: the very bytes that the log with this key signs."""
+        return self.body(log_origin(log_key))
+
+    def body(self, origin: str) -> bytes:
+        """The checkpoint body of a log with this origin (C2SP's tlog-checkpoint)."""
         root = base64.b64encode(self.root).decode()
-        return f"{log_origin(log_key)}\n{self.size}\n{root}\n".encode()
+        return f"{origin}\n{self.size}\n{root}\n".encode()
 
 
 EMPTY_TREE_HEAD = TreeHead(0, EMPTY_ROOT)
@@ -90,6 +96,17 @@ def log_origin(log_key: PublicKey) -> str:
     return f"{ORIGIN_PREFIX}{log_key.hash}"
 
 
+def key_id(origin: str, key: PublicKey) -> bytes:
+    """By which a signed note names a log's key (C2SP's signed-note, Ed25519), 4 bytes."""
+    return sha256(origin.encode() + b"\n" + _ED25519 + key.raw).digest()[:4]
+
+
+def verifier_key(origin: str, key: PublicKey) -> str:
+    """A log's key as witnesses are given it (C2SP's signed-note): with its origin and its id."""
+    encoded = base64.b64encode(_ED25519 + key.raw).decode()
+    return f"{origin}+{key_id(origin, key).hex()}+{encoded}"
+
+
 def parse_checkpoint(data: bytes, log_key: PublicKey) -> TreeHead:
     """Parse a checkpoint body of the log with this key: the inverse of ``TreeHead.checkpoint``.
 
@@ -98,7 +115,21 @@ def parse_checkpoint(data: bytes, log_key: PublicKey) -> TreeHead:
     Raises:
         UsageError: it is another log's, or not a checkpoint body; with the number of the line.
     """
-    return _checkpoint(_lines(data), {log_origin(log_key)})[1]
+    return parse_body(data, {log_origin(log_key)})[1]
+
+
+def parse_body(data: bytes, origins: Collection[str]) -> tuple[str, TreeHead]:
+    """Parse a checkpoint body of a log with one of these origins: the inverse of ``TreeHead.body``.
+
+    Raises:
+        UsageError: it is another log's, or not a checkpoint body; with the number of the line.
+    """
+    return _checkpoint(_lines(data), origins)
+
+
+def cosignature_message(origin: str, timestamp: int, head: TreeHead) -> bytes:
+    """What a witness signs (tlog-cosignature, Ed25519) for what it saw at a time (Unix seconds)."""
+    return f"{COSIGNATURE_HEADER}\ntime {timestamp}\n".encode() + head.body(origin)
 
 
 def parse_cosignature_message(data: bytes, origins: Collection[str]) -> CosignatureMessage:

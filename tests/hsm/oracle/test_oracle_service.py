@@ -25,7 +25,8 @@ from sigsum_ops.errors import OpsError
 from sigsum_ops.hsm import rehearsal
 from sigsum_ops.hsm.oracle import approve, latch, service
 from sigsum_ops.hsm.oracle import journal as journal_module
-from sigsum_ops.hsm.oracle.approve import LogApprover, TrillianTree, WitnessApprover
+from sigsum_ops.hsm.oracle.approve import LogApprover, TrillianTree
+from sigsum_ops.hsm.oracle.cosign import Cosigned, WitnessApprover
 from sigsum_ops.hsm.oracle.journal import Journal, create
 from sigsum_ops.hsm.oracle.latch import Latch
 from sigsum_ops.hsm.oracle.metrics import Metrics
@@ -267,12 +268,13 @@ async def test_nothing_else_is_signed(running: Running, data: bytes) -> None:
     assert not running.device.signed
 
 
-async def test_a_witness() -> None:
+async def test_a_witness(tmp_path: Path) -> None:
     origins = (f"sigsum.org/v1/tree/{KEY.hash}", "other.example/log")
     body = checkpoint(5)
-    message = b"cosignature/v1\ntime 1700000000\n"
+    message = f"cosignature/v1\ntime {time.time():.0f}\n".encode()
     metrics = Metrics()
-    oracle = Oracle(WitnessApprover(origins), Device(), RateLimit(None), metrics)
+    approver = WitnessApprover(origins, Cosigned(tmp_path / "cosigned"))
+    oracle = Oracle(approver, Device(), RateLimit(None), metrics)
     for good in (message + body, message + body.replace(origins[0].encode(), origins[1].encode())):
         signature = await oracle.sign(good)
         assert signature

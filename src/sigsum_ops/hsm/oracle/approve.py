@@ -5,7 +5,6 @@ An approver is used from one thread, and answers in the time that Trillian may t
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Protocol, Self, get_args
 
@@ -18,7 +17,7 @@ from sigsum_ops.hsm.oracle.metrics import Metrics
 from sigsum_ops.hsm.oracle.permit import Permit
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.statefiles import parse_tree_id
-from sigsum_ops.log.treehead import TreeHead, parse_checkpoint, parse_cosignature_message
+from sigsum_ops.log.treehead import TreeHead, parse_checkpoint
 from sigsum_ops.log.trillian import Trillian, TrillianError
 
 # Two calls at most, so that enough of the log's five seconds is left for the device.
@@ -29,6 +28,7 @@ Outcome = Literal[
     "malformed",
     "not-now",
     "permit-ended",
+    "rolled-back",
     "latched",
     "journal",
     "rate-limited",
@@ -59,21 +59,6 @@ class TreeSource(decide.Tree, Protocol):
     """The tree to ask, and where that is, for the evidence."""
 
     seen: dict[str, object]
-
-
-class WitnessApprover:
-    """Any cosignature for the logs that are configured; litewitness checks their consistency."""
-
-    def __init__(self, origins: Collection[str]) -> None:
-        self._origins = frozenset(origins)
-
-    def approve(self, data: bytes) -> str | None:
-        """Only parse."""
-        try:
-            parse_cosignature_message(data, self._origins)
-        except UsageError as error:
-            raise Refused("malformed", f"not a cosignature to make: {error.message}") from error
-        return None
 
 
 class LogApprover:
@@ -125,7 +110,7 @@ class LogApprover:
                 with self._metrics.timed("journal"):
                     self._journal.append(head)
                 self._metrics.journal(self._journal)
-                return str(head)
+                return f"journaled {head}"
         except JournalError as error:
             raise Refused("journal", str(error)) from error
         return None

@@ -29,9 +29,13 @@ class LogRole:
 
 @dataclass(frozen=True)
 class WitnessRole:
-    """Cosigns the tree heads of logs with these origins."""
+    """Cosigns the tree heads of logs with these origins.
+
+    ``bastion``: the key also opens the witness's connection to a bastion host.
+    """
 
     origins: tuple[str, ...]
+    bastion: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class Settings:
     def signatures(self) -> Path:
         """How many signatures the device was asked for."""
         return self.state_directory / "signatures"
+
+    @property
+    def cosigned(self) -> Path:
+        """What a witness has cosigned last, of each log."""
+        return self.state_directory / "cosigned"
 
     @property
     def permit_ended(self) -> Path:
@@ -138,8 +147,9 @@ def _witness(table: Table) -> WitnessRole:
             raise table.wrong("origins", origin, "origin lines: ASCII without spaces and plus")
     if not origins or len(set(origins)) != len(origins):
         raise table.wrong("origins", origins, "at least one origin, each once")
+    role = WitnessRole(tuple(origins), table.take("bastion", bool, False))
     table.done()
-    return WitnessRole(tuple(origins))
+    return role
 
 
 def _hsm(table: Table) -> HsmKey:

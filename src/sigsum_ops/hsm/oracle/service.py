@@ -29,9 +29,9 @@ from sigsum_ops.hsm.oracle.approve import (
     LogApprover,
     Refused,
     TrillianTree,
-    WitnessApprover,
 )
 from sigsum_ops.hsm.oracle.config import HsmKey, LogRole, Settings
+from sigsum_ops.hsm.oracle.cosign import Cosigned, WitnessApprover
 from sigsum_ops.hsm.oracle.journal import Journal
 from sigsum_ops.hsm.oracle.latch import Latch
 from sigsum_ops.hsm.oracle.metrics import Metrics
@@ -145,7 +145,7 @@ class Oracle:
             raise Refused("rate-limited", "more than signatures_per_minute")
         new = self._approver.approve(data)
         if new:
-            log.info("journaled %s", new)
+            log.info("%s", new)
         try:
             with self._metrics.timed("device"):
                 return self._signer.sign(data, deadline)
@@ -250,7 +250,8 @@ async def _serve(settings: Settings, oracle: Oracle, metrics: Metrics) -> None:
 def _approver(settings: Settings, metrics: Metrics, stack: ExitStack) -> Approver:
     role = settings.role
     if not isinstance(role, LogRole):
-        return WitnessApprover(role.origins)
+        handshake_key = settings.public_key if role.bastion else None
+        return WitnessApprover(role.origins, Cosigned(settings.cosigned), handshake_key)
     journal = stack.enter_context(Journal.open(settings.journal, settings.public_key.hash))
     if journal.cut:
         log.warning(
