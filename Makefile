@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The longest first, for those who run several at a time.
-SCENARIOS := site failover edge signing_oracle log_server firewall secondaries ssh_access bastion tunnel trillian yubihsm_connector mariadb base sigsum_tools
+SCENARIOS := site failover edge witness signing_oracle log_server firewall secondaries ssh_access bastion tunnel trillian yubihsm_connector mariadb base sigsum_tools
 HOURS := 1
 MEASURED = $$(date +%F)-$$(git rev-parse --short HEAD)
 RESULTS := $(CURDIR)/build/results

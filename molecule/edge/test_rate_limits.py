@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 from door import Door
+from resources.names import Names
 from resources.procedures import PLAYBOOKS
 from resources.support import EPHEMERAL, SSH, Ansible, eventually, exposure, listening
 from testinfra.host import Host
 
 TOKENS = "/root/tokens"
-TTL = 2  # seconds, of all records, and of the proof that there are none
 
 
 @pytest.fixture(scope="session")
 def infra1(machines: dict[str, Host]) -> Host:
     """The lab's DNS."""
     return machines["infra1"]
-
-
-@dataclass(frozen=True)
-class Names:
-    """The test zones' server, with records that come and go."""
-
-    infra: Host
-
-    @contextmanager
-    def having(self, *records: str, zone: str = "example.org") -> Iterator[None]:
-        """Serve a zone with these records."""
-        self.write(zone, "\n".join(records))
-        try:
-            yield
-        finally:
-            self.write(zone, "")
-
-    def write(self, zone: str, records: str) -> None:
-        """Sign and serve a zone's records, and wait until nobody remembers that there are none."""
-        local = f"/var/lib/lab-zones/{zone}.local"
-        self.infra.check_output("printf '%%s\\n' %s > %s && lab-zone %s", records, local, zone)
-        time.sleep(TTL + 0.5)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ name: ed25519
 short_description: An Ed25519 public key in another form
 version_added: 0.1.0
 description: >-
-  Reads an OpenSSH line or hex digits and renders either, or the SHA-256 of the raw key in hex.
+  Reads an OpenSSH line or hex digits and renders either, or the SHA-256 of the raw key in hex, or
+  that of the OpenSSH form in base64, as ssh-keygen shows it.
   Anything but an Ed25519 key is an error.
 author:
   - The Sigsum Ops project
@@ -22,7 +23,7 @@ options:
   form:
     description: The form wanted.
     type: str
-    choices: [ssh, hex, hash]
+    choices: [ssh, hex, hash, fingerprint]
     default: ssh
 """
 
@@ -43,12 +44,13 @@ from sigsum_ops.log.keys import PublicKey
 
 
 def ed25519(text: str, form: str = "ssh") -> str:
-    """Render the key as an OpenSSH line without a comment, as hex, or its hash as hex."""
+    """Render the key as an OpenSSH line without a comment, as hex, or one of its hashes."""
     try:
         key = PublicKey.parse(text)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from error
-    return {"ssh": key.ssh, "hex": key.hex, "hash": key.hash}[form]
+    forms = {"ssh": key.ssh, "hex": key.hex, "hash": key.hash, "fingerprint": key.fingerprint}
+    return forms[form]
 
 
 class FilterModule:

@@ -99,6 +99,11 @@ ansible_facts:
           description: Whether the signing oracle has the passphrase of its device.
           type: bool
           returned: always
+        witness_key:
+          description: >-
+            The key with which a witness on this machine has cosigned, empty where none has.
+          type: str
+          returned: always
         ungated_until:
           description: Until when the oracle lets the log go on alone, empty where it does not.
           type: str
@@ -164,6 +169,7 @@ UNITS = (
     "sigsum-log-secondary.service",
     "sigsum-oracle.service",
     "sigsum-backup.timer",
+    "sigsum-bastion-probe.timer",
     "sigsum-backup-check.timer",
     "sigsum-firewall.service",
     "sigsum-head-archive.service",
@@ -187,6 +193,7 @@ CONFIGURATION = {
         "/etc/litebastion/certificate.pem",
         "/etc/litebastion/key.pem",
     ),
+    "litewitness": ("/etc/sigsum/bastion-root.pem",),
     "mariadb": ("/etc/mysql/mariadb.conf.d/60-sigsum-ops.cnf",),
     "sigsum-log-primary": (
         "/etc/sigsum/config.toml",
@@ -199,6 +206,7 @@ CONFIGURATION = {
     "sigsum-oracle": (
         "/etc/sigsum/oracle.toml",
         "/etc/sigsum/private/hsm-passphrase",
+        "/etc/sigsum/private/software-key",
         PACKAGE_INSTALLED,
     ),
     "sigsum-head-archive": ("/etc/sigsum/archive.toml", PACKAGE_INSTALLED),
@@ -227,6 +235,7 @@ FILES = (
     "/etc/sigsum/fenced.json",
     "/etc/sigsum/log.pub",
     "/etc/sigsum/node-key.pub",
+    "/etc/sigsum/policy",
     "/etc/sigsum/quarantined.json",
     "/etc/sigsum/tunnel/public.key",
     "/etc/ssh/ssh_host_ed25519_key.pub",
@@ -339,6 +348,13 @@ def ungated_until(oracle: str) -> str:
     return found[1] if found else ""
 
 
+def witness_key(oracle: str, cosigned: pathlib.Path) -> str:
+    """The key in the configuration of a witness's oracle, where that has cosigned anything."""
+    found = re.search(r'^public_key = "([^"]+)"', oracle, re.M)
+    has = found and "\n[witness]\n" in oracle and cosigned.is_dir() and any(cosigned.iterdir())
+    return found[1] if found and has else ""
+
+
 def _read(path: str) -> str | None:
     try:
         return pathlib.Path(path).read_text(encoding="utf-8")
@@ -417,6 +433,9 @@ def facts() -> dict[str, Any]:
         "has_signed": any(pathlib.Path(path).exists() for path in EVIDENCE),
         "has_journal": pathlib.Path("/var/lib/sigsum-oracle/journal").exists(),
         "has_passphrase": pathlib.Path("/etc/sigsum/private/hsm-passphrase").exists(),
+        "witness_key": witness_key(
+            _read("/etc/sigsum/oracle.toml") or "", pathlib.Path("/var/lib/sigsum-oracle/cosigned")
+        ),
         "ungated_until": ungated_until(_read("/etc/sigsum/oracle.toml") or ""),
         "resolv_conf_link": _link("/etc/resolv.conf"),
     }

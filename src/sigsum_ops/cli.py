@@ -24,6 +24,7 @@ from sigsum_ops.errors import OpsError
 from sigsum_ops.hsm.cli import app as hsm_app
 from sigsum_ops.hsm.oracle.cli import app as oracle_app
 from sigsum_ops.log.archive_cli import app as archive_app
+from sigsum_ops.witness.cli import bastion_app, witness_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,6 +68,8 @@ app.add_typer(oracle_app, name="oracle")
 app.add_typer(archive_app, name="archive")
 app.add_typer(dns_app, name="dns")
 app.add_typer(policy_app, name="policy")
+app.add_typer(witness_app, name="witness")
+app.add_typer(bastion_app, name="bastion")
 app.command()(token)
 app.command()(ports)
 # Only a controller has these rooms: the hosts' package leaves them out (packages/own.py).

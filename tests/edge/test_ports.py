@@ -121,6 +121,27 @@ def test_without_a_proxy_everybody_asks_the_log(hosts: dict[str, dict[str, Any]]
     assert flow.public
 
 
+def test_witnesses(hosts: dict[str, dict[str, Any]]) -> None:
+    """One behind bastions answers nobody; one with a name of its own has a proxy."""
+    groups = {**GROUPS, "witnesses": ["east", "west"]}
+    hosts["east"] = {"witness_bastion": "192.0.2.50:443,gate.example.org:8443"}
+    hosts["west"] = {
+        "tls_proxy_url": "https://west.example.org/",
+        "tls_proxy_serves": "witness",
+        "tls_proxy_acme_email": "operator@example.org",
+    }
+    east = flows("east", hosts, groups)
+    assert {flow.ports for flow in east if flow.direction == "in"} == {(22,)}
+    asked = {(flow.peers, flow.ports, flow.account) for flow in east if flow.role == "witness"}
+    assert asked == {
+        (("192.0.2.50",), (443,), "litewitness"),
+        (EVERYBODY, (8443,), "litewitness"),
+    }
+    west = flows("west", hosts, groups)
+    assert about(west, "the witness, for logs").ports == (443,)
+    assert about(west, "challenges").peers == (), "log machines have nothing of a witness's"
+
+
 def test_others_than_log_machines(hosts: dict[str, dict[str, Any]]) -> None:
     gate = flows("gate", hosts, GROUPS)
     assert about(gate, "logs, and witnesses") == Flow(

@@ -17,6 +17,7 @@ from plugins.modules.machine_facts import (
     parse_units,
     running,
     ungated_until,
+    witness_key,
     written,
 )
 
@@ -163,6 +164,15 @@ def test_a_file_from_the_future_does_not_restart_its_service_for_ever(tmp_path: 
 )
 def test_until_when_the_log_goes_on_alone(line: str, until: str) -> None:
     assert ungated_until(f'[log]\ntrillian = "x:1"\n{line}\n[hsm]\n') == until
+
+
+def test_the_key_with_which_a_witness_has_cosigned(tmp_path: Path) -> None:
+    oracle = '# ours\npublic_key = "ssh-ed25519 AAAA"\n\n[{}]\norigins = []\n'
+    assert witness_key(oracle.format("witness"), tmp_path / "none") == ""
+    assert witness_key(oracle.format("witness"), tmp_path) == "", "nothing was cosigned yet"
+    (tmp_path / "cosigned").touch()
+    assert witness_key(oracle.format("witness"), tmp_path) == "ssh-ed25519 AAAA"
+    assert witness_key(oracle.format("log"), tmp_path) == ""
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,51 @@ def test_an_inventory_without_log_machines_names_both_parts() -> None:
     assert all(line.startswith(f"{GROUP}: {ROLE} ") for line in settings_named)
 
 
+def witnesses() -> tuple[Hosts, dict[str, list[str]]]:
+    """The site of two witnesses and a bastion, whose logs are other people's."""
+    hosts: Hosts = {
+        "east": {"witness_public_key": NODE_KEY.ssh},
+        "west": {"witness_public_key": OTHER_KEY.hex, "tls_proxy_url": ""},
+        "gate": {},
+    }
+    return hosts, {"witnesses": ["east", "west"], "bastions": ["gate"], "all": list(hosts)}
+
+
+def test_a_site_may_be_without_a_log() -> None:
+    assert problems(*witnesses(), ROLES) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "settings", "says"),
+    [
+        ("east", {"witness_public_key": ""}, "east: witness_public_key is not set"),
+        ("east", {"witness_public_key": "ssh-rsa x"}, "east: witness_public_key is 'ssh-rsa x'"),
+        (
+            "east",
+            {"witness_public_key": OTHER_KEY.ssh},
+            "east, west: witness_public_key is the same",
+        ),
+        ("east", {KEY: NODE_KEY.hex}, "east: witness_public_key is the log's own key"),
+        ("east", {"tls_proxy_url": "http://w.example.org/"}, "east: tls_proxy_url"),
+        ("gate", {"tls_proxy_url": "https://w.example.org/"}, "gate: bastion_listen is :443"),
+        ("east", {"witness_logz": []}, "did you mean witness_logs?"),
+    ],
+)
+def test_what_a_witness_and_a_bastion_cannot_be(
+    host: str, settings: dict[str, object], says: str
+) -> None:
+    hosts, groups = witnesses()
+    hosts[host].update(settings)
+    assert any(says in str(problem) for problem in problems(hosts, groups, ROLES)), says
+
+
+def test_a_machine_signs_for_a_log_or_is_a_witness() -> None:
+    hosts, groups = site()
+    hosts["north"]["witness_public_key"] = OTHER_KEY.ssh
+    found = problems(hosts, {**groups, "witnesses": ["north"]}, ROLES)
+    assert [(problem.where, problem.setting) for problem in found] == [("north", "group witnesses")]
+
+
 def test_with_two_secondaries_the_gating_one_is_chosen_by_a_person() -> None:
     hosts, groups = site()
     hosts["west"] = {**hosts["south"], "ansible_host": "192.0.2.30", ADDRESS: "192.0.2.30"}

@@ -213,6 +213,98 @@ def diff(
     raise typer.Exit(code=1 if found else 0)
 
 
+@policy_app.command("check")
+def check_quorum(
+    file: PolicyFile,
+    url: Annotated[
+        str | None, typer.Option(help="Where the log answers; the policy's log line otherwise.")
+    ] = None,
+    log_key: Annotated[
+        Path | None, typer.Option(help="The log's public key file; the policy's otherwise.")
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds in which new cosignatures may come; old ones count not."),
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say whether the log's newest tree head has the cosignatures that a policy wants.
+
+    Exits 0 where there is a quorum, 1 where not, with who is missing.
+
+    Example: sigsum-ops policy check /etc/sigsum/policy --wait 30
+    """
+    from datetime import UTC, datetime
+
+    from sigsum_ops.edge import policies, quorum
+    from sigsum_ops.errors import UsageError
+    from sigsum_ops.log.keys import load_public_key
+    from sigsum_ops.log.policy import load
+
+    policy = load(file)
+    (log,) = policy.logs if len(policy.logs) == 1 else (None,)
+    key = load_public_key(log_key) if log_key else log and log.key
+    where = url or (log and log.url)
+    if not key or not where:
+        hint = "Say which: --log-key FILE --url URL"
+        raise UsageError(f"{file}: has not one log line with a key and a URL", hint=hint)
+    judged = quorum.look(policy, key, where, wait)
+    if as_json:
+        typer.echo(json.dumps(judged.as_json()))
+    else:
+        for name, at in judged.cosigned.items():
+            when = "has not cosigned it"
+            if at is not None:
+                when = f"cosigned it at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            typer.echo(f"{name} {when}")
+        what = "a quorum" if judged.ok else f"no quorum, which takes {policies.needed(policy)}"
+        typer.echo(f"size {judged.size}: {what}")
+    raise typer.Exit(code=0 if judged.ok else 1)
+
+
+@policy_app.command()
+def ask(
+    file: PolicyFile,
+    log_key: Annotated[Path, typer.Option(help="The log's public key file.")] = Path(
+        "/etc/sigsum/log.pub"
+    ),
+    sth: Annotated[Path, typer.Option(help="The log's signed tree head.")] = Path(
+        "/var/lib/sigsum-log/sth"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Ask each witness of a policy how much of the log it has seen, without a new cosignature.
+
+    For a log machine, before its log takes the policy: a witness that cannot be reached from there,
+    or does not know the log, would never cosign. Exits 0 where those that answer are a quorum.
+
+    Example: sigsum-ops policy ask /root/policy.new
+    """
+    from sigsum_ops.edge import policies
+    from sigsum_ops.failover import witness
+    from sigsum_ops.log.keys import load_public_key
+    from sigsum_ops.log.policy import load
+    from sigsum_ops.log.statefiles import read_if_there
+    from sigsum_ops.log.treehead import parse_signed_tree_head
+
+    policy = load(file)
+    data = read_if_there(sth)
+    signed = [] if data is None else [parse_signed_tree_head(data)]
+    answers = witness.ask(policy.witnesses, witness.latest(signed), load_public_key(log_key))
+    there = {each.name for each in answers if each.size is not None and not each.other_root}
+    ok = policies.counts(policy, there)
+    if as_json:
+        typer.echo(json.dumps({"ok": ok, "witnesses": [vars(each) for each in answers]}))
+    else:
+        for each in answers:
+            said = f"has seen size {each.size}" if each.size is not None else each.reason
+            said = f"has ANOTHER TREE of size {each.size}" if each.other_root else said
+            typer.echo(f"{each.name} {said}")
+        needed = policies.needed(policy)
+        typer.echo("a quorum answers" if ok else f"no quorum answers, which takes {needed}")
+    raise typer.Exit(code=0 if ok else 1)
+
+
 @policy_app.command()
 def build(
     inventory: Annotated[

@@ -217,9 +217,11 @@ def _resolver(site: Site) -> Iterator[Flow]:
 def _tls_proxy(site: Site) -> Iterator[Flow]:
     if not site.says("tls_proxy_url"):
         return
-    yield Flow("tls_proxy", "the log, for its users", IN, (443,))
+    of_a_log = site.says("tls_proxy_serves", "log") == "log"
+    what = "the log, for its users" if of_a_log else "the witness, for logs"
+    yield Flow("tls_proxy", what, IN, (443,))
     yield Flow("tls_proxy", "ACME's challenges", IN, (80,))
-    peers = tuple(site.says("tls_proxy_peers", site.log_machines))
+    peers = tuple(site.says("tls_proxy_peers", site.log_machines if of_a_log else ()))
     yield Flow("tls_proxy", "challenges", OUT, (80,), peers=peers, account="sigsum-proxy")
     if site.says("tls_proxy_acme_email"):
         default = "https://acme-v02.api.letsencrypt.org/directory"
@@ -251,6 +253,13 @@ def _backup(site: Site) -> Iterator[Flow]:
         yield Flow("backup", "backups", OUT, (port,), peers=to, account=account)
 
 
+def _witness(site: Site) -> Iterator[Flow]:
+    setting = "witness_bastion"
+    for each in filter(None, str(site.says(setting)).split(",")):
+        to, port = site.remote(setting, f"https://{each}")
+        yield Flow("witness", "the bastion", OUT, (port,), peers=to, account="litewitness")
+
+
 def _bastion(site: Site) -> Iterator[Flow]:
     port = site.port("bastion_listen", ":443")
     yield Flow("bastion", "logs, and witnesses", IN, (port,))
@@ -267,6 +276,7 @@ def _sigsum_tools(site: Site) -> Iterator[Flow]:
 
 ROLES: Mapping[str, tuple[Callable[[Site], Iterator[Flow]], ...]] = {
     "log_machines": (_tunnel, _log_server, _resolver, _tls_proxy, _head_archive, _backup),
+    "witnesses": (_witness, _tls_proxy),
     "bastions": (_bastion,),
     "clients": (_sigsum_tools,),
 }

@@ -57,6 +57,9 @@ MACHINES = (
     ),
     Machine("client1", 21, "clients"),
     Machine("bastion1", 41, "bastions", optional=True),
+    # The first has its key in the device that the lab's plan makes for it.
+    Machine("witness1", 51, "witnesses", {"rehearsal_hsm_serial": 90000005}, optional=True),
+    Machine("witness2", 52, "witnesses", optional=True),
     # What the internet is to a real site.
     Machine("infra1", 31, "infra", optional=True),
 )

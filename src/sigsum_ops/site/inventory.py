@@ -26,6 +26,8 @@ from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.site import ansible
 
 LOG_MACHINES = "log_machines"
+WITNESSES = "witnesses"
+BASTIONS = "bastions"
 CLIENTS = "clients"
 
 Variables = Mapping[str, object]
@@ -34,6 +36,7 @@ Forms = Mapping[str, tuple[Callable[[str], bool], str]]
 
 _ROLE = "log_server_role"
 _LOG_KEY = "log_server_public_key"
+_WITNESS_KEY = "witness_public_key"
 _SECONDARY_KEY = "log_server_secondary_public_key"
 _SECONDARY_URL = "log_server_secondary_url"
 _ADDRESS = "log_server_internal_address"
@@ -49,8 +52,8 @@ _ALLOW_SOFTWARE_KEY = "log_server_allow_software_key"
 _CLIENT_KEY = "sigsum_tools_log_key"
 _CLIENT_URL = "sigsum_tools_log_url"
 _CLIENT_POLICY = "sigsum_tools_policy_file"
-_KEYS = (_LOG_KEY, _SECONDARY_KEY, _CLIENT_KEY)
-_REQUIRED = (_LOG_KEY, _ADDRESS, _CLIENT_KEY, _CLIENT_URL)
+_KEYS = (_LOG_KEY, _SECONDARY_KEY, _CLIENT_KEY, _WITNESS_KEY)
+_REQUIRED = (_LOG_KEY, _ADDRESS, _CLIENT_KEY, _CLIENT_URL, _WITNESS_KEY)
 
 # time.ParseDuration of Go: decimal numbers, each with its unit, one after the other.
 _DURATION = re.compile(r"(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
@@ -93,7 +96,8 @@ def problems(
         *_unknown_variables(hosts, roles),
         *_twice(hosts, "ansible_host", _endpoint),
         *_twice(machines, _ADDRESS, _internal_address),
-        *_roles(machines),
+        *(_roles(machines) if machines or not _without_log(groups) else ()),
+        *_parts(groups, hosts),
         *_one_log(machines),
         *_one_door(machines),
         *_tunnel(machines),
@@ -109,6 +113,9 @@ def problems(
         for wrong, allowed in zones.problems(variables.get(_ZONES)):
             found.append(Problem(name, _ZONES, wrong, allowed))
         found += _public_endpoint(name, variables)
+        found += _past_the_proxy(name, variables)
+    for name in groups.get(WITNESSES, ()):
+        found += _public_endpoint(name, hosts[name])
     for name, variables in hosts.items():
         found += _way_in(name, variables)
     for name in groups.get(CLIENTS, ()):
@@ -152,6 +159,35 @@ def check(inventory: Path | None) -> list[str]:
 
 
 # --- Rules over several machines ----------------------------------------------------------------
+
+
+def _without_log(groups: Mapping[str, Sequence[str]]) -> bool:
+    """Whether it is the site of a witness or a bastion, whose logs are other people's."""
+    return bool(groups.get(WITNESSES) or groups.get(BASTIONS))
+
+
+def _parts(
+    groups: Mapping[str, Sequence[str]], hosts: Mapping[str, Variables]
+) -> Iterator[Problem]:
+    """What one machine cannot be at the same time, and no two witnesses with one key."""
+    for name in sorted(set(groups.get(WITNESSES, ())) & set(groups.get(LOG_MACHINES, ()))):
+        found = f"is in the group {LOG_MACHINES}, too, and has one signing oracle"
+        yield Problem(name, f"group {WITNESSES}", found, "a log or a witness on one machine")
+    for name in groups.get(BASTIONS, ()):
+        port = (_text(hosts[name], "bastion_listen") or ":443").rpartition(":")[2]
+        if hosts[name].get(endpoint.URL) and port == "443":
+            found = "is :443, where the proxy of tls_proxy_url answers"
+            yield Problem(name, "bastion_listen", found, "another port, or another machine")
+    seen: dict[str, str] = {}
+    for name in groups.get(WITNESSES, ()):
+        if key := _key(hosts[name], _WITNESS_KEY):
+            if key == _key(hosts[name], _LOG_KEY):
+                allowed = "a key of the witness's own"
+                yield Problem(name, _WITNESS_KEY, "is the log's own key", allowed)
+            if key.hex in seen:
+                where = f"{seen[key.hex]}, {name}"
+                yield Problem(where, _WITNESS_KEY, "is the same", "a key for each witness")
+            seen[key.hex] = name
 
 
 def _unknown_variables(
@@ -335,7 +371,11 @@ def _public_endpoint(name: str, variables: Variables) -> Iterator[Problem]:
         return
     for wrong in endpoint.problems(variables):
         yield Problem(name, *wrong)
-    if endpoint.is_everywhere(_text(variables, _EXTERNAL) or "0.0.0.0:6965"):
+
+
+def _past_the_proxy(name: str, variables: Variables) -> Iterator[Problem]:
+    everywhere = endpoint.is_everywhere(_text(variables, _EXTERNAL) or "0.0.0.0:6965")
+    if variables.get(endpoint.URL) and everywhere:
         found = f"{_is(variables, _EXTERNAL)}: the log would answer past its proxy, without TLS"
         allowed = "the machine's internal address with a port, such as 192.0.2.10:6965"
         yield Problem(name, _EXTERNAL, found, allowed)
@@ -466,6 +506,12 @@ _ENDPOINT_FORM = "host:port with a port from 1 to 65535, IPv6 in brackets"
 _URL_FORM = "an http or https URL, such as http://192.0.2.10:6967"
 
 # What a role's specification cannot say of a value: its form. By the group that has the role.
+_PROXY: Forms = {
+    "tls_proxy_upstream": (_is_host_and_port, _ENDPOINT_FORM),
+    "tls_proxy_requests_per_second": (_is_count, "requests in a second, 1 or more"),
+    "tls_proxy_connections": (_is_count, "connections at a time, 1 or more"),
+    "tls_proxy_log_days": (_is_count_to(0, 3650), "days, 0 to 3650"),
+}
 VALUES: Mapping[str, Forms] = {
     LOG_MACHINES: {
         _LOG_KEY: (_is_key, _KEY_FORMS),
@@ -489,10 +535,7 @@ VALUES: Mapping[str, Forms] = {
         "log_server_secondary_interval": (_is_duration, _DURATION_FORM),
         "log_server_timeout": (_is_duration, _DURATION_FORM),
         "trillian_sequencer_interval": (_is_duration, _DURATION_FORM),
-        "tls_proxy_upstream": (_is_host_and_port, _ENDPOINT_FORM),
-        "tls_proxy_requests_per_second": (_is_count, "requests in a second, 1 or more"),
-        "tls_proxy_connections": (_is_count, "connections at a time, 1 or more"),
-        "tls_proxy_log_days": (_is_count_to(0, 3650), "days, 0 to 3650"),
+        **_PROXY,
         "resolver_cache_mb": (_is_count_to(2, 65536), "MiB, 2 to 65536"),
         "resolver_max_ttl": (_is_count_to(1, 86400), "seconds, 1 to 86400"),
         "resolver_max_negative_ttl": (_is_count_to(1, 86400), "seconds, 1 to 86400"),
@@ -502,6 +545,7 @@ VALUES: Mapping[str, Forms] = {
             "debug, info, warning or error",
         ),
     },
+    WITNESSES: {_WITNESS_KEY: (_is_key, _KEY_FORMS), **_PROXY},
     CLIENTS: {
         _CLIENT_KEY: (_is_key, _KEY_FORMS),
         _CLIENT_URL: (_is_url, _URL_FORM),

@@ -67,7 +67,7 @@ def recipe() -> Recipe:
     go_mod, go_sum = ((PINS / name).read_text() for name in ("go.mod", "go.sum"))
     version = pinned(MODULE, go_mod)
     toolchain = pinned("toolchain", go_mod)
-    architecture = _architecture()
+    architecture = own_architecture()
     inputs = hashlib.sha256()
     # The code that builds is an input as well: a changed recipe makes the package again.
     sources = [PINS / name for name in ("go.mod", "go.sum", "tools.go", "__init__.py")]
@@ -93,7 +93,7 @@ def recipe() -> Recipe:
 
 def _assemble(work: Path, progress: Progress, toolchain: str, architecture: str) -> deb.Contents:
     go = _go(progress)
-    settings = _environment(go, toolchain, architecture)
+    settings = environment(go, toolchain, architecture)
     progress(f"fetching {toolchain} and Trillian's source")
     source = Path(json.loads(_run([go, "mod", "download", "-json", MODULE], settings))["Dir"])
     schema = source / "storage/mysql/schema/storage.sql"
@@ -143,7 +143,7 @@ def _compile(go: str, settings: dict[str, str], work: Path, progress: Progress) 
         raise OpsError("Trillian did not compile:\n" + "\n".join(said[-12:]))
 
 
-def _environment(go: str, toolchain: str, architecture: str) -> dict[str, str]:
+def environment(go: str, toolchain: str, architecture: str) -> dict[str, str]:
     """An environment in which nothing of the person's Go set-up reaches the programs."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("GO", "CGO"))}
     clean["PATH"] = f"{clean.get('PATH', os.defpath)}:{GO_PATH}"
@@ -164,7 +164,7 @@ def _environment(go: str, toolchain: str, architecture: str) -> dict[str, str]:
 
 def _go(progress: Progress) -> str:
     """The ``go`` command; Debian's is installed where there is none and we may."""
-    if found := _find_go():
+    if found := find_go():
         return found
     candidate = _debian_go() if os.geteuid() == 0 else None
     if candidate is not None and candidate >= OLDEST_GO:
@@ -173,7 +173,7 @@ def _go(progress: Progress) -> str:
             ["apt-get", "install", "--yes", "--no-install-recommends", "golang-go"],
             {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
         )
-        if found := _find_go():
+        if found := find_go():
             return found
     raise OpsError(
         "Go 1.21 or newer is needed to build Trillian, and none was found",
@@ -182,7 +182,7 @@ def _go(progress: Progress) -> str:
     )
 
 
-def _find_go() -> str | None:
+def find_go() -> str | None:
     """The first ``go`` on PATH or where go.dev's archive puts it, if it is recent enough."""
     found = shutil.which("go") or shutil.which("go", path=GO_PATH)
     if found is None:
@@ -206,7 +206,7 @@ def _release(version: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _architecture() -> str:
+def own_architecture() -> str:
     machine = os.uname().machine
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
     if architecture not in ARCHITECTURES:
