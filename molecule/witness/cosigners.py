@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,14 +57,18 @@ class Log:
         return int(re.findall(r"^size=(\d+)$", text, re.M)[0])
 
     def submit(self, message: str, *, timeout: int = 60) -> str:
-        """Submit over TLS with a token, wait for the cosigned proof; returns what was said."""
+        """Submit a new leaf over TLS with a token, and wait for its cosigned proof.
+
+        Returns:
+            What was said where that failed.
+        """
         said = self.machines["client1"].run(
             "mkdir -p /root/leaves && cd /root/leaves"
             " && { test -e key || sigsum-key generate -o key; }"
             " && printf %%s %s > message && rm -f message.proof"
             " && sigsum-submit --policy=/etc/sigsum/policy --signing-key=key"
             " --token-domain=%s --token-signing-key=%s --timeout=%ss message",
-            message, DOMAIN, TOKEN_KEY, str(timeout),
+            f"{message} {secrets.token_hex(8)}", DOMAIN, TOKEN_KEY, str(timeout),
         )  # fmt: skip
         return "" if said.rc == 0 else said.stderr
 

@@ -44,7 +44,7 @@ def test_a_leaf_over_tls_with_a_token_is_cosigned_by_both_and_verified(log: Log)
 
 
 def test_its_domain_has_the_limit_that_the_log_gives_it(log: Log) -> None:
-    assert set(log.statuses(1, "nobody.example.org")) == {429}, "its domain has no record"
+    assert log.statuses(1, "nobody.example.org") == [400], "its domain has no record"
     taken = log.statuses(LIMIT + 5)
     assert 0 < taken.count(202) <= LIMIT
     assert taken[-1] == 429
