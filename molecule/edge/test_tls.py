@@ -10,14 +10,14 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from door import NAME, Door
+from resources.asking import asking
 from resources.support import eventually, exposure, listening, main_pid
+from resources.tls import weaknesses
 from testinfra.host import Host
 
 CERTIFICATE = "/etc/sigsum-proxy/certificate.pem"
@@ -35,37 +35,6 @@ def last(log: Host) -> dict[str, Any]:
     """The newest line of the machine's access log."""
     line: dict[str, Any] = json.loads(log.check_output("tail -n 1 %s/access.log", LOGS))
     return line
-
-
-@dataclass
-class Asking:
-    """Somebody who asks all the time, and what came of it."""
-
-    statuses: list[int] = field(default_factory=list)
-    gap: float = 0.0  # the longest time without an answer of 200, in seconds
-
-
-@contextmanager
-def asking(ask: Callable[[], int], pause: float = 0.02) -> Iterator[Asking]:
-    """Ask all the time while the block runs."""
-    seen, end = Asking(), threading.Event()
-
-    def run() -> None:
-        served = time.monotonic()
-        while not end.is_set():
-            seen.statuses.append(ask())
-            now = time.monotonic()
-            if seen.statuses[-1] == 200:
-                seen.gap, served = max(seen.gap, now - served), now
-            end.wait(pause)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        end.set()
-        thread.join(30)
 
 
 def test_each_machine_has_a_certificate_of_its_own(doors: dict[str, Door]) -> None:
@@ -323,30 +292,4 @@ def success(client: Host, number: int) -> float:
 
 
 def test_no_weak_setting(client1: Host, door: Door) -> None:
-    """By somebody else's judge of TLS."""
-    client1.check_output(
-        "command -v testssl || apt-get install --yes --no-install-recommends testssl.sh bind9-host"
-    )
-    # Its exit status is the number of its findings, of whatever weight.
-    client1.run(
-        "cd /root && rm -f tls.json && testssl --quiet --color 0 --warnings batch --nodns min"
-        " --ip %s"
-        " --protocols --server-preference --fs --server-defaults --headers --vulnerable"
-        " --jsonfile tls.json %s",
-        door.address,
-        NAME,
-    )
-    findings = json.loads(client1.file("/root/tls.json").content_string)
-    assert len(findings) > 50
-    weak = {
-        each["id"]: each["finding"]
-        for each in findings
-        if each["severity"] in {"MEDIUM", "HIGH", "CRITICAL", "WARN", "FATAL"}
-    }
-    # The lab's authority is nobody's, has no list of what it has taken back, and gives five years.
-    for known in ("cert_chain_of_trust", "cert_revocation", "cert_extlifeSpan", "DNS_CAArecord"):
-        weak.pop(known, None)
-    # What the judge itself cannot do here.
-    for own in ("engine_problem", "sessionresumption_ticket"):
-        weak.pop(own, None)
-    assert weak == {}
+    assert weaknesses(client1, door.address, NAME) == {}

@@ -10,6 +10,7 @@ import pytest
 from cosigners import Log, probed, shown
 from resources.scan import scanned
 from resources.support import EPHEMERAL, SSH, eventually, exposure, listening, main_pid
+from resources.tls import weaknesses
 from testinfra.host import Host
 
 from sigsum_ops.lab.lab import Lab
@@ -104,6 +105,11 @@ def test_the_bastion_has_its_certificate_by_acme(lab: Lab) -> None:
         trust.wrap_socket(plain, server_hostname="bastion.example.org") as shown,
     ):
         assert shown.version() == "TLSv1.3"
+
+
+def test_no_weak_setting(lab: Lab, client1: Host) -> None:
+    """The proxy before the other witness is the log's, which molecule/edge judges."""
+    assert weaknesses(client1, lab.hosts()["bastion1"], "bastion.example.org") == {}
 
 
 def test_a_witness_that_is_cut_off_is_missed_and_comes_back_by_itself(

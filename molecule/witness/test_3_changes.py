@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cosigners import DOMAIN, TOKEN_KEY, Log, probed, shown
+from resources.asking import asking
 from resources.procedures import PLAYBOOKS
 from resources.support import EPHEMERAL, Ansible, Run, main_pid
 from testinfra.host import Host
@@ -177,9 +178,12 @@ def test_a_policy_comes_and_goes_with_its_quorum_counted(
     log: Log, lab: Lab, ansible: Ansible, third: Third
 ) -> None:
     """Three witnesses of two implementations cosign what log-go signs."""
-    run = change(ansible, lab, described(third, threshold=3))
+    with asking(log.status) as seen:
+        run = change(ansible, lab, described(third, threshold=3))
     assert run.ok, run.output
     assert f"+ witness {third.name}" in run.text
+    print(f"measured: the log did not answer for {seen.gap:.1f} s while its policy changed")
+    assert seen.gap < 15
     client = log.machines["client1"]
     new = (EPHEMERAL / "policy.new").read_text()
     client.check_output("printf %%s %s > /root/policy.new", new)
