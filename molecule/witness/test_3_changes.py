@@ -191,7 +191,7 @@ def test_a_policy_comes_and_goes_with_its_quorum_counted(
     assert f"{third.name} cosigned it" in said
     # Upstream's own tools, with all three wanted.
     client.check_output(
-        "cd /root/leaves && head -c 32 /dev/urandom > three && sigsum-submit --timeout=60s"
+        "cd /root/leaves && rm -f three* && head -c 32 /dev/urandom > three && sigsum-submit --timeout=60s"
         " --policy=/root/policy.new --signing-key=key --token-domain=%s --token-signing-key=%s"
         " three && sigsum-verify --policy=/root/policy.new --key=key.pub three.proof < three",
         DOMAIN, TOKEN_KEY,
