@@ -19,7 +19,7 @@ def scanned(client: Host, *addresses: str) -> dict[str, Ports]:
     )
     family = "-6" if ":" in addresses[0] else "-4"
     said = client.check_output(
-        f"nmap {family} -n -Pn -sS -p- --min-rate 30000 --max-retries 1 -oG - {' '.join(addresses)}"
+        f"nmap {family} -n -Pn -sS -p- --min-rate 30000 --max-retries 3 -oG - {' '.join(addresses)}"
     )
     found: dict[str, Ports] = {address: {"open": set(), "closed": set()} for address in addresses}
     for line in said.splitlines():

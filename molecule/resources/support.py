@@ -149,7 +149,9 @@ def eventually(holds: Callable[[], bool], *, seconds: float, what: str) -> float
     """
     start = time.monotonic()
     while not holds():
-        assert time.monotonic() - start < PATIENCE * seconds, f"not within {seconds} s: {what}"
+        assert time.monotonic() - start < PATIENCE * seconds, (
+            f"not within {PATIENCE * seconds} s: {what}"
+        )
         time.sleep(0.2)
     return time.monotonic() - start
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from cosigners import Log, key_of, shown
@@ -19,6 +20,7 @@ from sigsum_ops.lab.lab import Lab
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.treehead import parse_signed_tree_head
 
+ROLE = Path(__file__).with_name("role.yml")
 GUARD = "runuser -u litewitness -- sigsum-ops witness guard"
 RECOVER = "runuser -u litewitness -- sigsum-ops witness recover"
 
@@ -104,6 +106,30 @@ def test_a_database_that_is_rolled_back_beneath_a_running_witness_signs_nothing_
     finally:
         log1.check_output("systemctl start sigsum-log-primary")
     del older
+
+
+def test_a_machine_that_knows_nothing_does_not_begin_by_itself(
+    log: Log, witness1: Host, ansible: Ansible
+) -> None:
+    """As one that is installed anew with the same device: also where it is said to be new."""
+    cosigned = "/var/lib/sigsum-oracle/cosigned"
+    witness1.check_output(f"mv {cosigned} /root/cosigned && systemctl restart litewitness || true")
+    try:
+        assert "is not known" in witness1.run(GUARD).stderr
+        silent = {"witness1": {"witness_begins": ""}}
+        run = ansible.playbook("--limit=witness1", path=ROLE, hosts=silent)
+        assert not run.ok
+        assert not any(run.changed.values()), run.output
+        assert f"-e witness_begins={key_of(witness1).hash}" in run.text
+        run = ansible.playbook("--limit=witness1", path=ROLE)
+        assert not run.ok
+        assert "this is no beginning" in run.text
+        assert not witness1.file(cosigned).exists
+    finally:
+        witness1.check_output(
+            f"mv /root/cosigned {cosigned} && systemctl restart sigsum-oracle litewitness"
+        )
+    assert log.quorum(wait=60)["ok"]
 
 
 def converged(ansible: Ansible) -> Run:

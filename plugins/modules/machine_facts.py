@@ -101,7 +101,7 @@ ansible_facts:
           returned: always
         witness_key:
           description: >-
-            The key with which a witness on this machine has cosigned, empty where none has.
+            The key of the witness on this machine, empty where none has begun.
           type: str
           returned: always
         ungated_until:
@@ -192,8 +192,9 @@ CONFIGURATION = {
         "/etc/litebastion/backends",
         "/etc/litebastion/certificate.pem",
         "/etc/litebastion/key.pem",
+        "/var/lib/dpkg/info/torchwood.list",
     ),
-    "litewitness": ("/etc/sigsum/bastion-root.pem",),
+    "litewitness": ("/etc/sigsum/bastion-root.pem", "/var/lib/dpkg/info/torchwood.list"),
     "mariadb": ("/etc/mysql/mariadb.conf.d/60-sigsum-ops.cnf",),
     "sigsum-log-primary": (
         "/etc/sigsum/config.toml",
@@ -349,10 +350,9 @@ def ungated_until(oracle: str) -> str:
 
 
 def witness_key(oracle: str, cosigned: pathlib.Path) -> str:
-    """The key in the configuration of a witness's oracle, where that has cosigned anything."""
+    """The key in the configuration of a witness's oracle, where that has begun."""
     found = re.search(r'^public_key = "([^"]+)"', oracle, re.M)
-    has = found and "\n[witness]\n" in oracle and cosigned.is_dir() and any(cosigned.iterdir())
-    return found[1] if found and has else ""
+    return found[1] if found and "\n[witness]\n" in oracle and cosigned.is_dir() else ""
 
 
 def _read(path: str) -> str | None:

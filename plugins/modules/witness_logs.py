@@ -101,14 +101,9 @@ def steps(shown: Mapping[str, Any], wanted: Mapping[str, str]) -> list[tuple[str
     """
     logs = shown["logs"]
     if not shown["ok"]:
-        lost = ", ".join(
-            origin
-            for origin, log in logs.items()
-            if log["cosigned"] and log["cosigned"] != log["database"]
-        )
         raise LogsError(
-            "the database was lost or rolled back: it has not what this witness has cosigned for"
-            f" {lost}. Do not start the witness: docs/witness.md"
+            "the database was lost or rolled back. Do not start the witness: docs/witness.md. "
+            + "; ".join(shown["problems"])
         )
     found: list[tuple[str, tuple[str, ...]]] = []
     for origin, key in sorted(wanted.items()):

@@ -85,6 +85,16 @@ def test_a_log_machine(hosts: dict[str, dict[str, Any]]) -> None:
     assert about(flows("south", hosts, GROUPS), "ssh").ports == (2222,)
 
 
+def test_while_a_policy_changes_the_witnesses_of_both_are_asked(
+    hosts: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    before = tmp_path / "before"
+    before.write_text(POLICY.replace("192.0.2.7:7380", "192.0.2.9:7381"))
+    hosts["north"]["firewall_policy_before"] = str(before)
+    asked = {flow.ports for flow in flows("north", hosts, GROUPS) if "witnesses" in flow.what}
+    assert asked == {(7380,), (7381,), (443,)}
+
+
 def test_a_promotion_changes_nothing(hosts: dict[str, dict[str, Any]]) -> None:
     before = flows("south", hosts, GROUPS)
     hosts["north"]["log_server_role"] = "secondary"

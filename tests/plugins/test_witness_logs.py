@@ -14,7 +14,12 @@ HEAD = {"size": 5, "root_hash": "00" * 32}
 def shown(**logs: dict[str, Any]) -> dict[str, Any]:
     """What ``sigsum-ops witness show`` says of a good database."""
     ok = all(log.get("cosigned") in (None, log["database"]) for log in logs.values())
-    return {"ok": ok, "logs": {name: {"cosigned": None, **log} for name, log in logs.items()}}
+    problems = [] if ok else ["a: cosigned"]
+    return {
+        "ok": ok,
+        "problems": problems,
+        "logs": {name: {"cosigned": None, **log} for name, log in logs.items()},
+    }
 
 
 def verbs(found: list[tuple[str, tuple[str, ...]]]) -> list[str]:
@@ -50,5 +55,5 @@ def test_another_key_is_refused() -> None:
 
 @pytest.mark.parametrize("database", [None, {"size": 4, "root_hash": "00" * 32}])
 def test_a_database_that_was_rolled_back_is_refused(database: object) -> None:
-    with pytest.raises(LogsError, match="cosigned for a"):
+    with pytest.raises(LogsError, match="a: cosigned"):
         steps(shown(a={"database": database, "keys": [], "cosigned": HEAD}), {"a": "key"})

@@ -333,6 +333,16 @@ def test_a_site_may_be_without_a_log() -> None:
         ("east", {KEY: NODE_KEY.hex}, "east: witness_public_key is the log's own key"),
         ("east", {"tls_proxy_url": "http://w.example.org/"}, "east: tls_proxy_url"),
         ("gate", {"tls_proxy_url": "https://w.example.org/"}, "gate: bastion_listen is :443"),
+        ("east", {"tls_proxy_url": "https://w.example.org/"}, "tls_proxy_serves is not set"),
+        (
+            "east",
+            {
+                "tls_proxy_url": "https://w.example.org/",
+                "tls_proxy_serves": "witness",
+                "witness_bastion": "b.example.org:443",
+            },
+            "east: tls_proxy_url is set, and witness_bastion",
+        ),
         ("east", {"witness_logz": []}, "did you mean witness_logs?"),
     ],
 )

@@ -45,7 +45,7 @@ class Site:
             f'[witness]\norigins = ["{ONE}"]\n'
             '[software_key]\nfile = "/nowhere"\nlab_only = true\n'
         )
-        self.cosigned = Cosigned(path / "cosigned")
+        self.cosigned = Cosigned.begin(path / "cosigned")
         with closing(sqlite3.connect(self.database)) as made:
             made.executescript(SCHEMA)
 
@@ -134,6 +134,43 @@ def test_recovering_never_goes_back(site: Site) -> None:
     assert database.read(site.database)[ONE].head == TreeHead(9, ROOTS[2])
 
 
+def test_a_beginning_is_said_once_and_never_of_a_key_that_has_cosigned(site: Site) -> None:
+    """Also where only the oracle's record is gone: nobody knows what is left of it."""
+    arguments = ["--db", str(site.database), "--oracle", str(site.oracle)]
+    directory = site.oracle.parent / "cosigned"
+    with pytest.raises(OpsError, match="cannot be begun"):
+        guard.begin(site.database, site.oracle)
+    directory.rmdir()
+    for verb in ("guard", "show", "recover"):
+        done = CliRunner().invoke(app, ["witness", verb, *arguments])
+        assert done.exit_code == 1
+        assert "is not known" in str(done.exception)
+    site.has(ONE, TreeHead(5, ROOTS[0]))
+    with pytest.raises(OpsError, match="this is no beginning"):
+        guard.begin(site.database, site.oracle)
+    site.has(ONE, TreeHead(0, ROOTS[0]))
+    assert CliRunner().invoke(app, ["witness", "begin", *arguments]).exit_code == 0
+    assert directory.stat().st_mode & 0o777 == 0o755
+    guard.guard(site.database, site.oracle)
+
+
+def test_beside_a_running_witness_nothing_is_rolled_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cosigns between the two looks."""
+    site.cosigned.append(ONE, TreeHead(5, ROOTS[0]))
+    site.has(ONE, TreeHead(5, ROOTS[0]))
+
+    def read(path: Path) -> dict[str, KnownLog]:
+        site.has(ONE, TreeHead(6, ROOTS[1]))
+        site.cosigned.append(ONE, TreeHead(6, ROOTS[1]))
+        return real(path)
+
+    real = database.read
+    monkeypatch.setattr(database, "read", read)
+    assert site.problems == []
+
+
 def test_two_trees_of_one_size_are_not_recovered(site: Site) -> None:
     site.cosigned.append(ONE, TreeHead(5, ROOTS[0]))
     site.has(ONE, TreeHead(5, ROOTS[1]))
@@ -158,6 +195,7 @@ def test_the_commands(site: Site) -> None:
     assert shown.exit_code == 1
     assert json.loads(shown.stdout) == {
         "ok": False,
+        "problems": [f"{ONE}: cosigned at {TreeHead(5, ROOTS[0])}, and not in the database"],
         "logs": {
             ONE: {
                 "database": None,

@@ -182,11 +182,13 @@ def _log_server(site: Site) -> Iterator[Flow]:
 
 
 def _witnesses(site: Site) -> set[tuple[tuple[str, ...], int]]:
-    path = site.says("log_server_policy_file")
-    if not path:
-        return set()
-    witnesses = policy.load(Path(str(path))).witnesses.values()
-    return {site.remote("log_server_policy_file", each.url) for each in witnesses if each.url}
+    return {
+        site.remote(setting, each.url)
+        for setting in ("log_server_policy_file", "firewall_policy_before")
+        if (path := site.says(setting))
+        for each in policy.load(Path(str(path))).witnesses.values()
+        if each.url
+    }
 
 
 def _tunnel(site: Site) -> Iterator[Flow]:

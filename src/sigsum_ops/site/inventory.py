@@ -37,6 +37,8 @@ Forms = Mapping[str, tuple[Callable[[str], bool], str]]
 _ROLE = "log_server_role"
 _LOG_KEY = "log_server_public_key"
 _WITNESS_KEY = "witness_public_key"
+_SERVES = "tls_proxy_serves"
+_BASTION = "witness_bastion"
 _SECONDARY_KEY = "log_server_secondary_public_key"
 _SECONDARY_URL = "log_server_secondary_url"
 _ADDRESS = "log_server_internal_address"
@@ -178,6 +180,15 @@ def _parts(
         if hosts[name].get(endpoint.URL) and port == "443":
             found = "is :443, where the proxy of tls_proxy_url answers"
             yield Problem(name, "bastion_listen", found, "another port, or another machine")
+    for group, serves in ((LOG_MACHINES, "log"), (WITNESSES, "witness")):
+        for name in groups.get(group, ()):
+            if hosts[name].get(endpoint.URL):
+                if (_text(hosts[name], _SERVES) or "log") != serves:
+                    found = f"{_is(hosts[name], _SERVES)}, and {endpoint.URL} is set"
+                    yield Problem(name, _SERVES, found, f"{serves}, in the group {group}")
+                if serves == "witness" and _text(hosts[name], _BASTION):
+                    found = f"is set, and {_BASTION}, through which logs come instead"
+                    yield Problem(name, endpoint.URL, found, "one of the two")
     seen: dict[str, str] = {}
     for name in groups.get(WITNESSES, ()):
         if key := _key(hosts[name], _WITNESS_KEY):

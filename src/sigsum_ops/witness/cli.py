@@ -40,6 +40,22 @@ def guard(db: Database = _DATABASE, oracle: Oracle = _ORACLE) -> None:
 
 
 @witness_app.command()
+def begin(db: Database = _DATABASE, oracle: Oracle = _ORACLE) -> None:
+    """Say, once, that a witness's key has never cosigned anything, anywhere.
+
+    Without it neither oracle nor litewitness starts. A key that has cosigned, on a machine that was
+    lost, must not begin anew: it could cosign a second history (docs/witness.md). Refused where
+    there is a beginning already, or a database with tree heads. Run it as root.
+
+    Example: sudo sigsum-ops witness begin
+    """
+    from sigsum_ops.witness.guard import begin
+
+    begin(db, oracle)
+    typer.echo("begun: nothing was cosigned yet")
+
+
+@witness_app.command()
 def show(db: Database = _DATABASE, oracle: Oracle = _ORACLE, as_json: Json = False) -> None:
     """Show each log, with the tree head in the database and the one that was cosigned last.
 
@@ -50,7 +66,9 @@ def show(db: Database = _DATABASE, oracle: Oracle = _ORACLE, as_json: Json = Fal
     witness = look(db, oracle)
     shown = witness.as_json()
     if as_json:
-        typer.echo(json.dumps({"ok": not witness.problems, "logs": shown}))
+        typer.echo(
+            json.dumps({"ok": not witness.problems, "problems": witness.problems, "logs": shown})
+        )
     else:
         for origin, log in shown.items():
             typer.echo(f"{origin}{'' if log['keys'] else ' (not served: it has no key)'}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sigsum_ops.errors import OpsError
-from sigsum_ops.hsm.oracle.config import WitnessRole, load
+from sigsum_ops.hsm.oracle.config import Settings, WitnessRole, load
 from sigsum_ops.hsm.oracle.cosign import Cosigned
 from sigsum_ops.log.treehead import TreeHead
 from sigsum_ops.witness import PROCEDURE, database
@@ -50,10 +50,21 @@ def look(path: Path, oracle: Path) -> Witness:
     Raises:
         OpsError: one of them cannot be read, or the oracle is not a witness's.
     """
-    settings = load(oracle)
-    if not isinstance(settings.role, WitnessRole):
-        raise OpsError(f"{oracle}: is the configuration of a log's oracle, not of a witness's")
-    return Witness(database.read(path), dict(Cosigned(settings.cosigned).all()))
+    # In this order: litewitness writes first, so beside it the other would be behind at times.
+    cosigned = dict(Cosigned(_settings(oracle).cosigned).all())
+    return Witness(database.read(path), cosigned)
+
+
+def begin(path: Path, oracle: Path) -> None:
+    """Say that the key has never cosigned anything: from here on it is kept what it has.
+
+    Raises:
+        OpsError: it has, as far as this machine knows.
+    """
+    if known := {name: log.head for name, log in database.read(path).items() if log.head.size}:
+        shown = "\n".join(f"{origin}: {head}" for origin, head in sorted(known.items()))
+        raise OpsError(f"{path} has seen tree heads, so this is no beginning:\n{shown}")
+    Cosigned.begin(_settings(oracle).cosigned)
 
 
 def guard(path: Path, oracle: Path) -> Witness:
@@ -87,6 +98,13 @@ def recover(path: Path, oracle: Path) -> list[str]:
                 hint=f"Keep both, and end this witness: {PROCEDURE}",
             )
     return database.put_forward(path, witness.cosigned)
+
+
+def _settings(oracle: Path) -> Settings:
+    settings = load(oracle)
+    if not isinstance(settings.role, WitnessRole):
+        raise OpsError(f"{oracle}: is the configuration of a log's oracle, not of a witness's")
+    return settings
 
 
 def _problems(witness: Witness) -> Iterator[str]:

@@ -273,7 +273,7 @@ async def test_a_witness(tmp_path: Path) -> None:
     body = checkpoint(5)
     message = f"cosignature/v1\ntime {time.time():.0f}\n".encode()
     metrics = Metrics()
-    approver = WitnessApprover(origins, Cosigned(tmp_path / "cosigned"))
+    approver = WitnessApprover(origins, Cosigned.begin(tmp_path / "cosigned"))
     oracle = Oracle(approver, Device(), RateLimit(None), metrics)
     for good in (message + body, message + body.replace(origins[0].encode(), origins[1].encode())):
         signature = await oracle.sign(good)

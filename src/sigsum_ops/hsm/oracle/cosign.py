@@ -9,16 +9,18 @@ other root of the same size; and ``sigsum-ops witness guard`` compares the two b
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 from sigsum_ops.errors import OpsError, UsageError
 from sigsum_ops.hsm.oracle import handshake
 from sigsum_ops.hsm.oracle.approve import Refused
 from sigsum_ops.log.keys import PublicKey
-from sigsum_ops.log.statefiles import read_if_there, write_durably
+from sigsum_ops.log.statefiles import read_if_there, sync_directory, write_durably
 from sigsum_ops.log.treehead import (
     COSIGNATURE_HEADER,
     TreeHead,
@@ -34,6 +36,9 @@ MAX_SKEW = 60  # seconds
 class Cosigned:
     """The last tree head of each log, in a file each: a checkpoint body (C2SP's tlog-checkpoint).
 
+    The directory is made once, when a person says that the key has never cosigned (``begin``).
+    Without it nothing is known of what was cosigned, and nothing is signed.
+
     The file is named by the SHA-256 of the log's origin, in hex. Each tree head is on the disk
     before it is signed, so what is here was signed, or was about to be.
     """
@@ -41,6 +46,31 @@ class Cosigned:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._known: dict[str, TreeHead] = {}
+        if not directory.is_dir():
+            raise OpsError(
+                f"{directory} is not there: what this witness has cosigned is not known",
+                hint="A key that has never cosigned begins with `sigsum-ops witness begin`. One"
+                " that has must not begin anew: docs/witness.md",
+            )
+
+    @classmethod
+    def begin(cls, directory: Path) -> Self:
+        """Make the directory of a key that has never cosigned; it belongs to its parent's owner.
+
+        Raises:
+            OpsError: it is there, or cannot be made.
+        """
+        try:
+            owner = directory.parent.stat()
+            directory.mkdir(mode=0o755)
+            # litewitness's guard reads it, whatever the umask.
+            directory.chmod(0o755)
+            if os.geteuid() == 0:
+                os.chown(directory, owner.st_uid, owner.st_gid)
+            sync_directory(directory.parent)
+        except OSError as error:
+            raise OpsError(f"{directory}: cannot be begun: {error.strerror}") from error
+        return cls(directory)
 
     def last(self, origin: str) -> TreeHead | None:
         """The last one of a log; None where none was ever cosigned.
@@ -66,8 +96,6 @@ class Cosigned:
             OpsError: the disk does not take it.
         """
         try:
-            self._directory.mkdir(exist_ok=True)
-            self._directory.chmod(0o755)  # litewitness's guard reads it, whatever the umask
             write_durably(self._path(origin), head.body(origin))
         except OSError as error:
             raise OpsError(f"{self._path(origin)}: cannot be written: {error.strerror}") from error
@@ -83,8 +111,6 @@ class Cosigned:
             # A name with a point is being written.
             paths = sorted(path for path in self._directory.iterdir() if path.suffix == "")
             files = [(path, path.read_bytes()) for path in paths if path.name[0] != "."]
-        except FileNotFoundError:
-            return
         except OSError as error:
             raise OpsError(f"{self._directory}: cannot be read: {error}") from error
         for path, data in files:
