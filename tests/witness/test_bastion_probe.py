@@ -50,16 +50,17 @@ def bastion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert await request.read() == probe.QUESTION
         key_hash = request.path.split("/")[1]
         if key_hash == HUNG:
-            await asyncio.sleep(60)
+            await asyncio.sleep(1)
         return web.Response(status=400 if key_hash == THERE else 502)
 
     loop = asyncio.new_event_loop()
-    ready, address = threading.Event(), []
+    ready, address, runners = threading.Event(), list[str](), list[web.AppRunner]()
 
     async def serve() -> None:
         application = web.Application()
         application.router.add_post("/{tail:.*}", answer)
-        runner = web.AppRunner(application)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        runners.append(runner)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
@@ -70,8 +71,10 @@ def bastion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     thread.start()
     ready.wait()
     yield address[0]
+    asyncio.run_coroutine_threadsafe(runners[0].cleanup(), loop).result(10)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
+    loop.close()
 
 
 @pytest.fixture
