@@ -44,7 +44,7 @@ _value:
   elements: str
 """
 
-from sigsum_ops.edge import access, endpoint, ports, zones
+# Each worker of Ansible loads all filters of a collection, and few need what these import.
 
 
 def public_endpoint_problems(
@@ -54,6 +54,8 @@ def public_endpoint_problems(
     acme_root: str | None = None,
 ) -> list[str]:
     """What is wrong, each with its setting and what is allowed."""
+    from sigsum_ops.edge import endpoint
+
     found = list(endpoint.problems(settings))
     if not found and certificate is not None and key is not None:
         name = endpoint.host(str(settings[endpoint.URL])) or ""
@@ -66,18 +68,24 @@ def public_endpoint_problems(
 
 def ssh_access_problems(settings: Mapping[str, object]) -> list[str]:
     """The same of ``ssh_access_operators`` and ``ssh_access_host_key``."""
+    from sigsum_ops.edge import access
+
     found = access.problems(settings)
     return [f"{setting} {wrong}. Allowed: {allowed}." for setting, wrong, allowed in found]
 
 
 def firewall_problems(settings: Mapping[str, object]) -> list[str]:
     """The same of ``firewall_ssh_sources`` and ``firewall_also``."""
+    from sigsum_ops.edge import ports
+
     found = ports.problems(settings)
     return [f"{setting} {wrong}. Allowed: {allowed}." for setting, wrong, allowed in found]
 
 
 def resolver_zone_problems(setting: object) -> list[str]:
     """The same of ``resolver_zones``."""
+    from sigsum_ops.edge import zones
+
     return [
         f"resolver_zones {wrong}. Allowed: {allowed}." for wrong, allowed in zones.problems(setting)
     ]

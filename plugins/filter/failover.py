@@ -75,9 +75,9 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from sigsum_ops.errors import UsageError
-from sigsum_ops.failover import judge, outside, procedure
+from sigsum_ops.failover import inventory, judge, procedure
 from sigsum_ops.failover.ungated import Permit, parse
-from sigsum_ops.log import archive, keep
+from sigsum_ops.log import archive
 from sigsum_ops.log.archive import ArchiveError
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.packages import own
@@ -117,11 +117,15 @@ def package_skew(hosts: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -
 
 def controller_problems(log_key: str) -> list[str]:
     """What this controller has seen of the log that forbids every change."""
+    from sigsum_ops.log import keep  # an HTTP client, which few tasks need
+
     return keep.problems(PublicKey.parse(log_key))
 
 
 def controller_archive(log_key: str) -> list[str]:
     """The file of all that this controller knows to have been published, if there is any."""
+    from sigsum_ops.log import keep  # an HTTP client, which few tasks need
+
     path = keep.place(PublicKey.parse(log_key))
     return [str(path)] if path.exists() and path.stat().st_size else []
 
@@ -262,7 +266,7 @@ def outside_problems(
     looks: Mapping[str, Any], roles: Mapping[str, str], permits: Mapping[str, str], log_key: str
 ) -> list[str]:
     """One text for each thing that the inventory says and is not so."""
-    return [str(each) for each in outside.inventory(looks, roles, permits, replaced(log_key))]
+    return [str(each) for each in inventory.differs(looks, roles, permits, replaced(log_key))]
 
 
 def seen_files(paths: Iterable[str], log_key: str) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sigsum_ops.failover import outside
+from sigsum_ops.failover import inventory, outside
 from tests.failover.world import KEY
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ def looks(permit: str = "", **parts: list[str] | None) -> dict[str, Any]:
 def test_the_inventory_and_the_machines(
     found: Mapping[str, Any], roles: Mapping[str, str], permits: Mapping[str, str], said: list[str]
 ) -> None:
-    problems = outside.inventory(found, roles, permits)
+    problems = inventory.differs(found, roles, permits)
     assert len(problems) == len(said)
     for problem, text in zip(problems, said, strict=True):
         assert text in str(problem)
 
 
 def test_an_old_primary_that_is_back_is_none() -> None:
-    assert outside.inventory(looks(log1=["primary"]), ROLES, {}, ["log1"]) == []
+    assert inventory.differs(looks(log1=["primary"]), ROLES, {}, ["log1"]) == []
 
 
 async def test_a_name_that_leads_to_the_primary(start_log: StartLog) -> None:

@@ -1,7 +1,7 @@
 """What a new primary leaves to be done outside the machines, and whether it was done.
 
-The log's name must lead to it and to no other machine, and the inventory must call it the primary,
-and be committed. playbooks/outside.yml asks the controller by::
+The log's name must lead to it and to no other machine, and the inventory must be committed.
+playbooks/outside.yml asks the controller by::
 
     python -m sigsum_ops.failover.outside URL LOG_KEY SIZE DIRECTORY
 
@@ -15,73 +15,16 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from yarl import URL
 
-from sigsum_ops.failover.judge import Look, Problem
+from sigsum_ops.failover.judge import Problem
 from sigsum_ops.log.api import ApiError, LogClient
 from sigsum_ops.log.keys import BadSignature, PublicKey
 
 TIMEOUT = 10.0  # seconds for a machine to answer
 _NO_REPOSITORY = 128  # git's exit status
-
-
-def inventory(
-    looks: Mapping[str, Look | None],
-    roles: Mapping[str, str],
-    permits: Mapping[str, str],
-    replaced: Collection[str] = (),
-) -> list[Problem]:
-    """What the inventory says of the machines, and is not so.
-
-    Args:
-        looks: of every log machine, None for one that does not answer.
-        roles: ``log_server_role`` of each.
-        permits: ``signing_oracle_ungated_until`` of those that have one.
-        replaced: machines that were replaced as primary, and take themselves for it still.
-    """
-    primaries = sorted(
-        name
-        for name, look in looks.items()
-        if look and "primary" in look["parts"] and name not in replaced
-    )
-    if len(primaries) != 1:
-        return [
-            Problem(
-                "primary",
-                f"there must be one primary; there is {' and '.join(primaries) or 'none'}",
-                "playbooks/promote.yml goes on.",
-            )
-        ]
-    return [*_roles(primaries[0], roles), *_permits(primaries[0], looks, permits)]
-
-
-def _roles(primary: str, roles: Mapping[str, str]) -> Iterator[Problem]:
-    for name, role in sorted(roles.items()):
-        wanted = "primary" if name == primary else "secondary"
-        if role != wanted:
-            yield Problem(
-                "inventory",
-                f"log_server_role of {name} is {role}, and {primary} is the primary",
-                f"Make it {wanted}. Until then site.yml refuses.",
-            )
-
-
-def _permits(
-    primary: str, looks: Mapping[str, Look | None], permits: Mapping[str, str]
-) -> Iterator[Problem]:
-    there = (looks[primary] or {}).get("permit") or ""
-    for name in sorted({primary, *permits}):
-        wanted = there if name == primary else ""
-        if permits.get(name, "") != wanted:
-            yield Problem(
-                "inventory",
-                f"signing_oracle_ungated_until of {name} is {permits.get(name) or 'not set'},"
-                f" and its oracle has {wanted or 'none'}",
-                f'Make it "{wanted}".' if wanted else "Take it out.",
-            )
 
 
 async def names(url: str, key: PublicKey, size: int) -> list[Problem]:
