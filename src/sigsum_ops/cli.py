@@ -464,6 +464,31 @@ def promote(
     raise typer.Exit(code=1 if result["problems"] else 0)
 
 
+@app.command()
+def doctor(
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", "-i", help="File or directory; without it, ansible.cfg's."),
+    ] = None,
+    url: Annotated[str, typer.Option(help="Where to find the log, if not at its log_url.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at a whole site, and say what is wrong, why, and what to do. Changes nothing.
+
+    Asks every machine by ssh, and the log as its users do, which takes up to half a minute where
+    leaves or cosignatures are waited for. docs/doctor.md lists what it finds. Exits 0 where it
+    finds nothing, 1 where it does.
+
+    Example: sigsum-ops doctor -i inventories/production
+    """
+    from sigsum_ops.doctor import visit
+
+    found = visit.visit(inventory, url)
+    for line in [visit.as_json(found)] if as_json else visit.lines(found):
+        typer.echo(line)
+    raise typer.Exit(code=1 if found else 0)
+
+
 _Seed = Annotated[str | None, typer.Option(help="Decides on all chance.  [default: random]")]
 _ExtraVars = Annotated[
     list[str] | None, typer.Option("-e", metavar="NAME=VALUE", help="For each playbook.")

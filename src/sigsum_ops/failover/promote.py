@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,7 +128,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
 
 def problems(output: str) -> Sequence[str]:
     """The reasons in what the playbook said, empty where it did not refuse."""
-    for said in _said(output, "FAILED! => "):
+    for said in ansible.said(output, "FAILED! => "):
         if str(said).startswith(NOTHING_CHANGED):
             return [line for line in str(said).splitlines()[1:] if line.strip()]
     return []
@@ -137,14 +136,7 @@ def problems(output: str) -> Sequence[str]:
 
 def chosen(output: str) -> dict[str, Any]:
     """What the playbook said of the machine that would be promoted, empty where it did not."""
-    for said in _said(output, "] => "):
+    for said in ansible.said(output, "] => "):
         if isinstance(said, dict) and "candidate" in said:
             return said
     return {}
-
-
-def _said(output: str, mark: str) -> Iterator[Any]:
-    """The messages of tasks, whose results ansible-playbook prints in JSON after the mark."""
-    for answer in output.split(mark)[1:]:
-        with suppress(ValueError):  # another task's, in another form
-            yield json.JSONDecoder().raw_decode(answer)[0].get("msg", "")

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sigsum_ops.errors import OpsError, UsageError
 
@@ -79,6 +81,13 @@ def render(template: str, inventory: Path | None) -> object:
     except (ValueError, LookupError) as error:
         raise OpsError(f"Ansible's answer is not understood: {done.stdout.strip()}") from error
     return answer
+
+
+def said(output: str, mark: str) -> Iterator[Any]:
+    """The messages of tasks, whose results ansible-playbook prints in JSON after the mark."""
+    for answer in output.split(mark)[1:]:
+        with suppress(ValueError):  # another task's, in another form
+            yield json.JSONDecoder().raw_decode(answer)[0].get("msg", "")
 
 
 def command(program: str, *arguments: str, inventory: Path | None) -> list[str]:
