@@ -114,10 +114,20 @@ def log(key: str, value: Any, machine: str = "log1") -> Any:
     return at(machine, "facts", "log", key, value=value)
 
 
+def away(site: dict[str, Any], _asked: dict[str, Any]) -> None:
+    site["log2"] |= {"facts": None, "package": None, "answers": False}
+
+
+def bare(site: dict[str, Any], _asked: dict[str, Any]) -> None:
+    site["bastion1"] |= {"facts": None, "package": None}
+
+
 RESTARTED = {"NRestarts": "3", "ExecMainStartTimestampMonotonic": "89990000000"}
 LAGS = ["its archive has size 9, root x: the tree here ends at size 8"]
 FAULTS = [
     ("no-answer", "log2", Weight.PAGE, at("log2", "facts", value=None)),
+    ("no-answer", "log2", Weight.PAGE, away),
+    ("package", "bastion1", Weight.TICKET, bare),
     ("package", "log1", Weight.TICKET, at("log1", "package", value="0.0.9")),
     ("unit-failed", "log1", Weight.PAGE, service("cron.service", unit("failed"))),
     ("unit-failed", "log1", Weight.PAGE, service("sigsum-oracle.service", unit("activating"))),
@@ -126,6 +136,12 @@ FAULTS = [
         "log1",
         Weight.PAGE,
         service("sigsum-oracle.service", {**unit(), "LoadState": "masked"}),
+    ),
+    (
+        "unit-failed",
+        "log1",
+        Weight.PAGE,
+        service("mariadb.service", {**unit("inactive", "masked"), "LoadState": "masked"}),
     ),
     ("restarts", "log1", Weight.TICKET, service("sigsum-oracle.service", unit(**RESTARTED))),
     ("fenced", "log1", Weight.TICKET, log("fenced", {"by": "somebody"})),
@@ -223,6 +239,13 @@ def test_each_fault_by_its_name_and_nothing_else(
     assert (found.name, found.machine, found.weight) == (name, machine, weight)
     assert found.what
     assert found.fix
+
+
+def test_a_client_does_without_our_package(site: dict[str, dict[str, Any]]) -> None:
+    site["client1"] = {"ours": False, "package": None}
+    assert judged(site) == []
+    site["client1"] = {"ours": False, "package": None, "answers": False}
+    assert [each.name for each in judged(site)] == ["no-answer"]
 
 
 def test_a_permit_is_a_ticket(site: dict[str, dict[str, Any]]) -> None:

@@ -28,6 +28,8 @@ def told(name: str, **more: Any) -> dict[str, Any]:
     return {
         "machine": name,
         "role": "",
+        "ours": True,
+        "answers": True,
         "package": own.recipe().version,
         "limited": False,
         "facts": {},
@@ -88,7 +90,11 @@ def test_a_healthy_site(play: Play) -> None:
 
 def test_a_fault(play: Play) -> None:
     primary, _ = site()
-    play(primary, told("log2", role="secondary", log=LOG, why="Connection refused"), size=7)
+    play(
+        primary,
+        told("log2", role="secondary", log=LOG, answers=False, why="Connection refused"),
+        size=7,
+    )
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 1
     found = json.loads(result.output)

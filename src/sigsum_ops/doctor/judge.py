@@ -55,6 +55,8 @@ class Machine:
 
     name: str
     role: str = ""  # log_server_role
+    ours: bool = True  # whether site.yml gives it our package
+    answers: bool = True
     package: str | None = None  # the version of ours that it has
     public: bool = False  # whether the inventory has rate limits for it
     facts: Facts | None = None
@@ -122,35 +124,31 @@ def findings(
         for text in unfit or []
     ]
     for machine in machines.values():
-        if machine.facts is None:
-            found.append(
-                Finding(
-                    "no-answer",
-                    machine.name,
-                    machine.why or "it does not answer by ssh, or has no sigsum-ops",
-                    "Is it up, and reached? site.yml installs what it needs. A dead primary:"
-                    " docs/bcp/promote.md",
-                )
-            )
-            continue
-        for part in _PARTS:
-            found += part(machine, machine.facts, now)
-        if machine.package != version:
-            found.append(
-                Finding(
-                    "package",
-                    machine.name,
-                    f"it has sigsum-ops {machine.package}, and this controller is {version}",
-                    "Converge it by site.yml, or go back to the commit with which it was.",
-                    Weight.TICKET,
-                )
-            )
+        found += _reached(machine, version)
+        if machine.facts is not None:
+            for part in _PARTS:
+                found += part(machine, machine.facts, now)
     found += _site(machines, asked)
     return sorted(found, key=lambda each: (each.weight, each.machine, each.name, each.what))
 
 
-# Timers start these, and between two runs they are inactive.
-_NOT_ALWAYS = (".timer", ".socket")
+def _reached(machine: Machine, version: str) -> Iterator[Finding]:
+    """Whether it can be asked."""
+    if not machine.answers or (machine.facts is None and machine.package):
+        yield Finding(
+            "no-answer",
+            machine.name,
+            machine.why or "it cannot be asked by ssh",
+            "Is it up, and reached? A dead primary: docs/bcp/promote.md",
+        )
+    elif machine.package != version and (machine.ours or machine.package):
+        yield Finding(
+            "package",
+            machine.name,
+            f"it has sigsum-ops {machine.package or 'not at all'}, this controller is {version}",
+            "Converge it by site.yml, or go back to the commit with which it was.",
+            Weight.TICKET,
+        )
 
 
 def _units(machine: Machine, facts: Facts, now: float) -> Iterator[Finding]:
@@ -159,7 +157,7 @@ def _units(machine: Machine, facts: Facts, now: float) -> Iterator[Finding]:
     for name, unit in facts["units"].items():
         state, file = unit["ActiveState"], unit["UnitFileState"]
         if unit["LoadState"] == "masked":
-            if not fenced and name.startswith(("sigsum-", "trillian-")):
+            if not fenced and name.startswith(_OURS):
                 yield Finding("unit-failed", machine.name, f"{name} is masked", _UNIT_FIX)
         elif state == "failed":
             why = f"{name} has failed ({unit.get('Result', '?')})"

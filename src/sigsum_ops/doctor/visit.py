@@ -65,6 +65,8 @@ def machine(said: Mapping[str, Any]) -> Machine:
     return Machine(
         said["machine"],
         role=said["role"],
+        ours=said["ours"],
+        answers=said["answers"],
         package=said["package"] or None,
         public=said["limited"],
         facts=said["facts"] or None,
