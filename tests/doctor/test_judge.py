@@ -251,6 +251,10 @@ def test_a_client_does_without_our_package(site: dict[str, dict[str, Any]]) -> N
 def test_a_permit_is_a_ticket(site: dict[str, dict[str, Any]]) -> None:
     site["log1"]["facts"]["log"]["permit"] = "2027-01-15T12:00:00Z"
     assert {each.name for each in judged(site)} >= {"ungated"}
+    # The inventory does not have it: the next converge would end it.
+    assert [each.name for each in judged(site)] == ["role", "ungated"]
+    site["log1"]["permit"] = "2027-01-15T12:00:00Z"
+    assert [each.name for each in judged(site)] == ["ungated"]
 
 
 def test_a_fenced_machine_is_not_told_of_its_masked_units(site: dict[str, dict[str, Any]]) -> None:

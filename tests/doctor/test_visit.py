@@ -28,6 +28,7 @@ def told(name: str, **more: Any) -> dict[str, Any]:
     return {
         "machine": name,
         "role": "",
+        "permit": "",
         "ours": True,
         "answers": True,
         "package": own.recipe().version,

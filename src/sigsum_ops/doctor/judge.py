@@ -55,6 +55,7 @@ class Machine:
 
     name: str
     role: str = ""  # log_server_role
+    permit: str = ""  # signing_oracle_ungated_until, as the inventory has it
     ours: bool = True  # whether site.yml gives it our package
     answers: bool = True
     package: str | None = None  # the version of ours that it has
@@ -308,13 +309,19 @@ _PARTS: tuple[Callable[[Machine, Facts, float], Iterator[Finding]], ...] = (
 )
 
 
+def primary_size(machines: Mapping[str, Machine]) -> int:
+    """Of the primary's tree, which the log must come to publish; 0 where that is not known."""
+    trees = [each.log.get("tree") or {} for each in machines.values() if each.role == "primary"]
+    return max((int(tree.get("size", 0)) for tree in trees), default=0)
+
+
 def _site(machines: Mapping[str, Machine], asked: Facts) -> Iterator[Finding]:
     """What shows between the machines, and from outside."""
     log = {name: each for name, each in machines.items() if each.role}
     if not log:
         return
     looks = {name: each.log or None for name, each in log.items()}
-    permits = {name: each.log["permit"] for name, each in log.items() if each.log.get("permit")}
+    permits = {name: each.permit for name, each in log.items() if each.permit}
     roles = {name: each.role for name, each in log.items()}
     for problem in inventory.differs(looks, roles, permits):
         yield Finding("role", "", problem.message, problem.hint)
@@ -323,8 +330,7 @@ def _site(machines: Mapping[str, Machine], asked: Facts) -> Iterator[Finding]:
     if asked.get("error"):
         yield Finding("not-reached", "", asked["error"], "docs/bcp/README.md says where to begin.")
         return
-    trees = [(each.log.get("tree") or {}) for each in log.values() if each.role == "primary"]
-    size = max((tree.get("size", 0) for tree in trees), default=0)
+    size = primary_size(machines)
     if "size" in asked and asked["size"] < size:
         yield Finding(
             "not-growing",
@@ -340,10 +346,12 @@ def _site(machines: Mapping[str, Machine], asked: Facts) -> Iterator[Finding]:
             "no-quorum",
             "",
             f"no quorum in {asked['waited']:.0f} s; {missing or 'nobody'} did not cosign",
-            "docs/witnesses.md, on a witness that is silent",
+            "On the primary, `sigsum-ops policy ask /etc/sigsum/policy`: docs/witnesses.md",
         )
     else:
         for name, at in asked.get("cosigned", {}).items():
             if at is None:
-                fix = "docs/witnesses.md, on a witness that is silent"
+                fix = (
+                    "On the primary, `sigsum-ops policy ask /etc/sigsum/policy`: docs/witnesses.md"
+                )
                 yield Finding("witness", "", f"{name} did not cosign", fix, Weight.TICKET)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sigsum_ops.doctor.ask import ask
-from sigsum_ops.doctor.judge import Finding, Machine, findings
+from sigsum_ops.doctor.judge import Finding, Machine, findings, primary_size
 from sigsum_ops.errors import OpsError
 from sigsum_ops.log import policy as policies
 from sigsum_ops.log.keys import PublicKey
@@ -39,7 +39,7 @@ def visit(inventory: Path | None, url: str = "") -> list[Finding]:
     if log and (url or log["url"]):
         policy = policies.parse(log["policy"].encode()) if log["policy"] else None
         key = PublicKey.parse(log["key"])
-        asked = ask(url or log["url"], key, policy, _size(machines))
+        asked = ask(url or log["url"], key, policy, primary_size(machines))
     version = own.recipe().version
     return findings(machines, asked, version=version, now=time.time(), unfit=unfit)
 
@@ -65,6 +65,7 @@ def machine(said: Mapping[str, Any]) -> Machine:
     return Machine(
         said["machine"],
         role=said["role"],
+        permit=said["permit"],
         ours=said["ours"],
         answers=said["answers"],
         package=said["package"] or None,
@@ -72,11 +73,6 @@ def machine(said: Mapping[str, Any]) -> Machine:
         facts=said["facts"] or None,
         why=said["why"],
     )
-
-
-def _size(machines: Mapping[str, Machine]) -> int:
-    trees = [each.log.get("tree") or {} for each in machines.values() if each.role == "primary"]
-    return max((int(tree.get("size", 0)) for tree in trees), default=0)
 
 
 def lines(found: list[Finding]) -> Iterator[str]:
