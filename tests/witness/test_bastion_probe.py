@@ -50,7 +50,7 @@ def bastion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert await request.read() == probe.QUESTION
         key_hash = request.path.split("/")[1]
         if key_hash == HUNG:
-            await asyncio.sleep(1)
+            await asyncio.sleep(30)
         return web.Response(status=400 if key_hash == THERE else 502)
 
     loop = asyncio.new_event_loop()
@@ -85,7 +85,7 @@ def settings(bastion: str, tmp_path: Path) -> Settings:
 def test_who_is_there_who_is_away_and_who_is_silent(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "TIMEOUT", 0.5)
+    monkeypatch.setattr(probe, "TIMEOUT", 2.0)
     found = probe.probe(settings)
     assert {each.name: (each.reached, each.status) for each in found.answers} == {
         "there": (True, 400),

@@ -312,15 +312,16 @@ async def test_a_bug_is_an_answer_too(running: Running) -> None:
 
 
 async def test_a_device_that_hangs(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "ANSWER_WITHIN", 0.3)
-    monkeypatch.setattr(service, "WORK_FOR", 0.2)
     go = threading.Event()
     running.device.before = lambda: (go.wait(10), None)[1]
     begin = time.monotonic()
-    # One is stuck in the device, the others wait for the worker: all are answered.
-    requests = (running.oracle.sign(checkpoint(size)) for size in (5, 12, 0))
-    assert await asyncio.gather(*requests) == [None] * 3
-    assert time.monotonic() - begin < 1
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "ANSWER_WITHIN", 0.3)
+        patch.setattr(service, "WORK_FOR", 0.2)
+        # One is stuck in the device, the others wait for the worker: all are answered.
+        requests = (running.oracle.sign(checkpoint(size)) for size in (5, 12, 0))
+        assert await asyncio.gather(*requests) == [None] * 3
+    assert time.monotonic() - begin < 5
     go.set()
     running.device.before = lambda: None
     await asyncio.sleep(0.1)
@@ -339,7 +340,7 @@ async def test_trillian_that_hangs(running: Running, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(running.tree._trillian, "_deadline", 0.2)
     begin = time.monotonic()
     assert not await running.sign(12)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5
     assert await running.sign(5)  # needs no proof
     go.set()
     assert running.metrics.requests == {"signed": 2, "not-now": 1}

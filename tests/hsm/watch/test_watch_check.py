@@ -137,11 +137,11 @@ def test_beside_a_signing_oracle(machine: Machine) -> None:
 
 
 def test_a_hanging_connector_is_given_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sigsum_ops.hsm.watch.link.SECONDS", 0.5)
+    monkeypatch.setattr("sigsum_ops.hsm.watch.link.SECONDS", 1.0)
     rehearsal.strike(machine.url, "hang@sign-eddsa=2")
     begin = time.monotonic()
     result = check(machine.check, machine.keys("health-authentication"))
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 8
     assert result.state == State.UNKNOWN
 
 
