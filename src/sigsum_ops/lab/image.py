@@ -55,6 +55,13 @@ mount -o remount,bind,ro /proc/sys
 exec /lib/systemd/systemd
 """
 
+_PYTHON = "usr/lib/python3/dist-packages"
+
+
+def _here(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
 _FILES = {
     INIT.lstrip("/"): _INIT_SCRIPT,
     "etc/ssh/sshd_config.d/10-lab.conf": (
@@ -66,6 +73,9 @@ _FILES = {
     # Faster installs. Never on a real machine: a power cut there may leave half a package.
     "etc/dpkg/dpkg.cfg.d/lab": "force-unsafe-io\n",
     "etc/machine-id": "",
+    # Each task of Ansible costs a third less there.
+    f"{_PYTHON}/lab_bytecode.py": _here("lab_bytecode.py"),
+    f"{_PYTHON}/lab_bytecode.pth": "import lab_bytecode\n",
 }
 _LINKS = {
     # A privileged container sees the host's kernel and consoles: leave both alone.
