@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 PINS = yaml.safe_load((ROOT / "roles/base/defaults/main.yml").read_text())["base_pins"]
 KEPT = "/var/lib/sigsum-packages"
 LOG_GO = "0.16.0-1"  # another release: not to be run beside the one before
-# The promise of docs/bcp/upgrade.md is less; other scenarios run beside this one.
-WRITE_DOWNTIME = 60.0
+# Both machines one after the other, since log-go goes in tandem; other scenarios run beside this one.
+WRITE_DOWNTIME = 120.0
 # With the same times in it, the file is the same on both machines.
 REPACK = f"""
 set -eu
@@ -118,10 +118,10 @@ async def _under_load(lab: Lab, upgrade: Callable[[], Run]) -> Run:
 
 
 def write_downtime(run: Run) -> float:
-    """The sum of what it says of both machines, in seconds; the secondary was the first."""
-    said = re.findall(r"While (\w+) was upgraded, the log refused leaves for ([0-9.]+) s", run.text)
-    assert [machine for machine, _ in said] == ["log2", "log1"], run.output
-    return sum(float(seconds) for _, seconds in said)
+    """What it says of both machines together, in seconds."""
+    (said,) = re.findall(r"While (.+), the log refused leaves for ([0-9.]+) s in all", run.text)
+    assert said[0] == "log2 and log1 were upgraded", run.output
+    return float(said[1])
 
 
 def test_what_would_be_upgraded(ansible: Ansible, newer: dict[str, object], log2: Host) -> None:

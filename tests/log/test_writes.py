@@ -16,22 +16,26 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("taken", "longest", "total"),
+    ("taken", "ended", "longest", "total", "still"),
     [
-        ([], None, None),
-        ([5.0], 0.0, 0.0),
-        ([1.0, 1.1, 1.9, 2.8], 0.0, 0.0),
-        ([1.0, 1.1, 3.6, 3.7, 5.0], 2.5, 3.8),
+        ([], 9.0, None, None, False),
+        ([5.0], 5.5, 0.0, 0.0, False),
+        ([1.0, 1.1, 1.9, 2.8], 3.0, 0.0, 0.0, False),
+        ([1.0, 1.1, 3.6, 3.7, 5.0], 5.1, 2.5, 3.8, False),
+        # The log was stopped, and the measurement ended before it served again.
+        ([1.0, 1.1], 9.1, 8.0, 8.0, True),
+        ([1.0, 3.0, 3.1], 7.1, 4.0, 6.0, True),
     ],
 )
 def test_gaps_between_leaves_that_were_taken(
-    taken: list[float], longest: float | None, total: float | None
+    taken: list[float], ended: float, longest: float | None, total: float | None, still: bool
 ) -> None:
-    found = writes.report(taken, Counter({"connection": 3}))
+    found = writes.report(taken, Counter({"connection": 3}), 5.0, ended)
     assert found == {
         "taken": len(taken),
         "longest_s": longest,
         "total_s": total,
+        "refused_still": still,
         "errors": {"connection": 3},
     }
 
@@ -150,3 +154,19 @@ async def test_one_that_a_dead_playbook_left_behind_ends_as_the_next_begins(
         assert other.exists()  # another log's
         going.unlink()
         await watching
+
+
+async def test_an_outage_that_goes_on_counts_until_the_work_ended(
+    start_log: StartLog, tmp_path: Path
+) -> None:
+    """As where a log was stopped and the procedure ended before it served again."""
+    log, going = await start_log(), tmp_path / "going"
+    going.touch()
+    watching = asyncio.create_task(writes.watch([log.url], going))
+    await ready(going, seconds=10)
+    log.answer_add_leaf = lambda _number: 503
+    await asyncio.sleep(1.5)
+    going.unlink()
+    found = await watching
+    assert found["refused_still"]
+    assert found["total_s"] > 1.0

@@ -46,21 +46,25 @@ LIMITED = "429"
 PATIENCE = 1800.0  # seconds after which nobody waits for the result any more
 
 
-def report(taken: Sequence[float], errors: Counter[str], ready: float = math.inf) -> dict[str, Any]:
+def report(
+    taken: Sequence[float], errors: Counter[str], ready: float, ended: float
+) -> dict[str, Any]:
     """Longest and summed outage in seconds, None where that is not known.
 
     Args:
         taken: when each leaf that was taken was answered, in seconds, ascending.
         errors: how often each other answer came.
         ready: when the work began. Where no leaf was taken before, an outage is not seen.
+        ended: when the work ended. An outage that goes on is as long as it is by then.
     """
     known = bool(taken) and taken[0] <= ready
-    gaps = [after - before for before, after in itertools.pairwise(taken)]
+    gaps = [after - before for before, after in itertools.pairwise([*taken, ended])]
     outages = [gap for gap in gaps if gap > USUAL]
     return {
         "taken": len(taken),
         "longest_s": round(max(outages, default=0.0), 1) if known else None,
         "total_s": round(sum(outages), 1) if known else None,
+        "refused_still": known and gaps[-1] > USUAL,
         "errors": dict(errors),
     }
 
@@ -83,10 +87,13 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
     begun = time.monotonic()
     alone(going)
 
+    def wanted() -> bool:
+        return going.exists() and time.monotonic() < begun + PATIENCE
+
     async def submit(url: str) -> None:
         address, _, there = url.rpartition(" ")
         async with LogClient(there, timeout=2, address=address or None) as client:
-            while going.exists() and time.monotonic() < begun + PATIENCE:
+            while wanted():
                 try:
                     acknowledged = await client.add_leaf(leaf.body)
                     serving.add(url)
@@ -96,7 +103,7 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
                     errors[error.kind] += 1
                 await asyncio.sleep(PERIOD)
 
-    began = math.inf
+    began = ended = math.inf
 
     def ready() -> bool:
         """Whether there is nothing to wait for any more."""
@@ -104,16 +111,19 @@ async def watch(urls: Sequence[str], going: Path) -> dict[str, Any]:
         silent = waited > NOBODY and not serving and errors.keys() <= SILENT
         return bool(taken) or LIMITED in errors or silent or waited > BEGINNING
 
-    async def say_ready() -> None:
-        nonlocal began
+    async def wait() -> None:
+        nonlocal began, ended
         while going.exists() and not ready():
             await asyncio.sleep(PERIOD)
         began = time.monotonic()
         with suppress(FileNotFoundError), going.open("r+") as file:  # not made anew
             file.write("ready\n")
+        while wanted():
+            await asyncio.sleep(PERIOD)
+        ended = time.monotonic()
 
-    await asyncio.gather(say_ready(), *map(submit, urls))
-    return report(taken, errors, began)
+    await asyncio.gather(wait(), *map(submit, urls))
+    return report(taken, errors, began, ended)
 
 
 if __name__ == "__main__":
