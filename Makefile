@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The longest first, for those who run several at a time.
-SCENARIOS := site failover edge witness signing_oracle log_server firewall secondaries ssh_access bastion tunnel trillian yubihsm_connector mariadb base sigsum_tools
+SCENARIOS := site failover edge witness signing_oracle log_server firewall secondaries ssh_access bastion tunnel trillian yubihsm_connector site_exporter mariadb base sigsum_tools
 HOURS := 1
 MEASURED = $$(date +%F)-$$(git rev-parse --short HEAD)
 RESULTS := $(CURDIR)/build/results
@@ -55,8 +55,9 @@ scenarios: $(addprefix scenario-,$(SCENARIOS))
 scenario-%: venv ## One scenario, such as scenario-site
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTEST_ADDOPTS=--junitxml=$(RESULTS)/$*.xml molecule test -s $*
 
-docs: venv ## Generate the roles' documentation from their argument_specs
+docs: venv ## Generate the roles' documentation from their argument_specs, and docs/metrics.md
 	$(BIN)/python -m sigsum_ops.site.roledocs roles
+	$(BIN)/python -m sigsum_ops.exporter.table docs/metrics.md
 
 lock: venv ## Pin the newest allowed dependencies, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

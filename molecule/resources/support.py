@@ -99,6 +99,13 @@ def listening(host: Host) -> set[str]:
     return {f"{row.split()[0]} {row.split()[4]}" for row in rows}
 
 
+def scrape(host: Host, address: str = "127.0.0.1") -> str:
+    """What the machine's exporter tells on the machine itself."""
+    code = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode(), end='')"
+    told: str = host.check_output("python3 -c %s %s", code, f"http://{address}:6970/metrics")
+    return told
+
+
 def exposure(host: Host, unit: str) -> float:
     """What ``systemd-analyze security`` says of a unit as it runs, from 0 to 10."""
     said = host.check_output("systemd-analyze security --no-pager %s", unit)

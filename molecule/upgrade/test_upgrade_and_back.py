@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 PINS = yaml.safe_load((ROOT / "roles/base/defaults/main.yml").read_text())["base_pins"]
 KEPT = "/var/lib/sigsum-packages"
 LOG_GO = "0.16.0-1"  # another release: not to be run beside the one before
-# Both machines one after the other, since log-go goes in tandem; other scenarios run beside this one.
+# Both machines one after the other, since log-go goes in tandem; others work beside this one.
 WRITE_DOWNTIME = 120.0
 # With the same times in it, the file is the same on both machines.
 REPACK = f"""

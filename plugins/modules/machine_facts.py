@@ -170,6 +170,7 @@ UNITS = (
     "sigsum-oracle.service",
     "sigsum-backup.timer",
     "sigsum-bastion-probe.timer",
+    "sigsum-exporter.service",
     "sigsum-backup-check.timer",
     "sigsum-firewall.service",
     "sigsum-head-archive.service",
@@ -210,6 +211,7 @@ CONFIGURATION = {
         "/etc/sigsum/private/software-key",
         PACKAGE_INSTALLED,
     ),
+    "sigsum-exporter": ("/etc/sigsum/exporter.toml", PACKAGE_INSTALLED),
     "sigsum-head-archive": ("/etc/sigsum/archive.toml", PACKAGE_INSTALLED),
     "sigsum-hsm-audit": (
         "/etc/sigsum/hsm-watch.toml",

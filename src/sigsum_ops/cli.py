@@ -21,6 +21,7 @@ from sigsum_ops import __version__
 from sigsum_ops.backup.cli import app as backup_app
 from sigsum_ops.edge.cli import dns_app, policy_app, ports, token
 from sigsum_ops.errors import OpsError
+from sigsum_ops.exporter.cli import app as exporter_app
 from sigsum_ops.hsm.cli import app as hsm_app
 from sigsum_ops.hsm.oracle.cli import app as oracle_app
 from sigsum_ops.log.archive_cli import app as archive_app
@@ -70,6 +71,7 @@ app.add_typer(dns_app, name="dns")
 app.add_typer(policy_app, name="policy")
 app.add_typer(witness_app, name="witness")
 app.add_typer(bastion_app, name="bastion")
+app.add_typer(exporter_app, name="exporter")
 app.command()(token)
 app.command()(ports)
 # Only a controller has these rooms: the hosts' package leaves them out (packages/own.py).

@@ -16,20 +16,12 @@ from typing import Any
 
 from cryptography import x509
 
+from sigsum_ops.exporter.table import TEXTFILES
 from sigsum_ops.failover.adopt import Places
 from sigsum_ops.failover.look import look
 from sigsum_ops.log.keys import PublicKey
 from sigsum_ops.log.trillian import Trillian
 
-# What our services write for monitoring.
-METRICS = (
-    "/run/sigsum-archive/metrics.prom",
-    "/run/sigsum-bastion/metrics.prom",
-    "/var/lib/sigsum-backup/*.prom",
-    "/var/lib/sigsum-hsm/*.prom",
-    "/var/lib/sigsum-log/guard.prom",
-    "/var/lib/sigsum-oracle/metrics.prom",
-)
 CERTIFICATES = ("/etc/sigsum-proxy/certificate.pem", "/etc/litebastion/certificate.pem")
 DISKS = ("/", "/var/lib/mysql", "/var/lib/sigsum-log", "/var/lib/sigsum-oracle", "/var/log")
 REBOOT = Path("/run/reboot-required")
@@ -92,7 +84,7 @@ def _matters(name: str, unit: dict[str, str]) -> bool:
 def metrics(root: Path) -> dict[str, float]:
     """The samples of all our services, by name and labels."""
     found: dict[str, float] = {}
-    for pattern in METRICS:
+    for pattern in TEXTFILES:
         for path in sorted(root.glob(pattern.removeprefix("/"))):
             with suppress(OSError, ValueError):
                 text = path.read_text(encoding="utf-8")

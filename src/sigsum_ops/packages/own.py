@@ -24,6 +24,7 @@ DEPENDS = {
     "protobuf": "python3-protobuf",
     "yubihsm": "python3-yubihsm",
     "dnspython": "python3-dnspython",
+    "prometheus-client": "python3-prometheus-client",
 }
 # What the programs that it configures read: the list that a log's rate limits go by.
 DATA = ("publicsuffix",)

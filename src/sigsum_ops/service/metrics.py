@@ -1,4 +1,4 @@
-"""Prometheus's text format (version 0.0.4), for a file that the node exporter reads."""
+"""Prometheus's text format (version 0.0.4), for a file that the exporter passes on."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def probe(settings: Settings) -> Found:
 
 
 def write(settings: Settings, found: Found) -> None:
-    """Write the metrics, for the node exporter.
+    """Write the metrics, for the exporter.
 
     Raises:
         OpsError: the disk does not take them.
