@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sigsum_ops.doctor.judge import DAY, NAMES, Machine, Weight, findings
+from sigsum_ops.exporter.table import PASSED
 
 NOW = 1_800_000_000.0
 VERSION = "0.1.0+src.0123456789ab"
@@ -45,7 +46,7 @@ def facts(log: dict[str, Any] | None, **units: dict[str, str]) -> dict[str, Any]
             'sigsum_hsm_audit_state{state="alarm"}': 0.0,
             "sigsum_hsm_audit_timestamp_seconds": NOW - 9,
             "sigsum_guard_refused": 0.0,
-            "sigsum_backup_backup_failed": 0.0,
+            "sigsum_backup_run_failed": 0.0,
             "sigsum_backup_last_success_timestamp_seconds": NOW - DAY,
             "sigsum_backup_check_timestamp_seconds": NOW - 8 * DAY,
             'sigsum_bastion_backend_reached{name="example.org/w",key_hash="ab"}': 1.0,
@@ -103,6 +104,8 @@ def at(machine: str, *path: str, value: Any) -> Callable[[dict[str, Any], dict[s
 
 
 def metric(name: str, value: float, machine: str = "log1") -> Any:
+    # A name that no service writes is found nowhere but here.
+    assert name.partition("{")[0] in {each.name for each in PASSED}
     return at(machine, "facts", "metrics", name, value=value)
 
 
@@ -179,7 +182,7 @@ FAULTS = [
         Weight.TICKET,
         metric("sigsum_hsm_check_timestamp_seconds", NOW - 3 * DAY),
     ),
-    ("backup", "log1", Weight.TICKET, metric("sigsum_backup_backup_failed", 1)),
+    ("backup", "log1", Weight.TICKET, metric("sigsum_backup_run_failed", 1)),
     (
         "backup",
         "log1",

@@ -245,9 +245,8 @@ def _metrics(machine: Machine, facts: Facts, now: float) -> Iterator[Finding]:
     if checked is not None and now - checked > CHECKED:
         days = f"its device was not tried for {(now - checked) / DAY:.0f} days"
         yield say("hsm-check", days, "systemctl start sigsum-hsm-check", Weight.TICKET)
-    for what in ("backup", "check"):
-        name = f"sigsum_backup_{what}"
-        if told.get(f"{name}_failed"):
+    for name, what in (("run", "backup"), ("check", "check of the backups")):
+        if told.get(f"sigsum_backup_{name}_failed"):
             yield say("backup", f"the last {what} failed", "docs/backups.md", Weight.TICKET)
     for name, bound, what in (
         ("sigsum_backup_last_success_timestamp_seconds", BACKUP, "backup"),
