@@ -17,7 +17,7 @@ PARTS = {
     "log2": ("sigsum-log-secondary", ":6967/get-secondary-tree-head"),
 }
 each_machine = pytest.mark.parametrize("name", PARTS)
-LOOPBACK = {f"tcp 127.0.0.1:{port}" for port in (8090, 8091, 8092, 8093)}
+LOOPBACK = {f"tcp 127.0.0.1:{port}" for port in (6970, 8090, 8091, 8092, 8093)}
 COMPILERS = ("cc", "c99", "gcc", "g++", "clang", "tcc", "go", "gccgo", "rustc", "cargo", "pip3")
 SECRETS = "grep -rlsIF -e {secret} /etc /home /opt /root /run /srv /tmp /usr/local /var | sort"
 

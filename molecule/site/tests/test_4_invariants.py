@@ -13,14 +13,15 @@ from resources.support import SSH, exposure, listening
 from sigsum_ops.hsm.rehearsal.state import State
 
 MACHINES = [PRIMARY, SECONDARY, CLIENT]
-TRILLIAN_SOCKETS = {f"tcp 127.0.0.1:{port}" for port in (8090, 8091, 8092, 8093)}
 LOG_SIGNING_KEY = 500
 AUDIT = "sigsum-hsm-audit"
 ARCHIVE = "sigsum-head-archive"
-CONNECTOR = "tcp 127.0.0.1:12345"
+EXPORTER = "sigsum-exporter"
+# The device's connector, the exporter, and Trillian.
+INSIDE = {f"tcp 127.0.0.1:{port}" for port in (12345, 6970, 8090, 8091, 8092, 8093)}
 OUR_UNITS = {
-    PRIMARY: {*TRILLIAN.split(), DEVICE, ORACLE, AUDIT, ARCHIVE, LOG},
-    SECONDARY: {*TRILLIAN.split(), DEVICE, AUDIT, ARCHIVE, "sigsum-log-secondary"},
+    PRIMARY: {*TRILLIAN.split(), DEVICE, ORACLE, AUDIT, ARCHIVE, EXPORTER, LOG},
+    SECONDARY: {*TRILLIAN.split(), DEVICE, AUDIT, ARCHIVE, EXPORTER, "sigsum-log-secondary"},
 }
 COMPILERS = "cc gcc cc1 clang tcc c++ g++ as ld go gccgo rustc cargo ghc"
 
@@ -110,8 +111,8 @@ def readable_by_nobody(site: Site, name: str, secrets: list[str]) -> set[str]:
 def test_nothing_listens_that_is_not_declared(site: Site, name: str) -> None:
     address = site.lab.hosts()[name]
     log = {
-        PRIMARY: {"tcp *:6965", f"tcp {address}:6967", CONNECTOR, *TRILLIAN_SOCKETS},
-        SECONDARY: {"tcp 127.0.0.1:6965", f"tcp {address}:6967", CONNECTOR, *TRILLIAN_SOCKETS},
+        PRIMARY: {"tcp *:6965", f"tcp {address}:6967", *INSIDE},
+        SECONDARY: {"tcp 127.0.0.1:6965", f"tcp {address}:6967", *INSIDE},
     }
     assert listening(site.machines[name]) == SSH | log.get(name, set())
 
