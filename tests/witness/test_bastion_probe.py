@@ -120,8 +120,10 @@ def test_the_metrics_remember_when_each_was_last_reached(settings: Settings) -> 
     assert f"last_reached_timestamp_seconds{labels} 300.0\n" in settings.metrics_file.read_text()
 
 
-def test_promtool_likes_the_metrics() -> None:
-    lines = render(Found(1.0, 2.0, [Answer("a", THERE, True, 400, 0.1)]), {}).decode().splitlines()
+def test_promtool_likes_the_metrics(promtool: str) -> None:
+    text = render(Found(1.0, 2.0, [Answer("a", THERE, True, 400, 0.1)]), {})
+    subprocess.run([promtool, "check", "metrics"], input=text, check=True)
+    lines = text.decode().splitlines()
     helps = [line.split()[2] for line in lines if line.startswith("# HELP")]
     types = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert helps == types == sorted(set(helps), key=helps.index)

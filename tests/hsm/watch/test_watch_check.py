@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -182,10 +181,9 @@ def test_the_passphrase_is_the_units(machine: Machine, monkeypatch: pytest.Monke
     assert run(machine)[0] == 0
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool: Debian has it")
-def test_prometheus_can_read_the_metrics(machine: Machine) -> None:
+def test_prometheus_can_read_the_metrics(machine: Machine, promtool: str) -> None:
     file = f"--passphrase-file={machine.passphrase_file('health-authentication')}"
     assert run(machine, file)[0] == 0
     audits.run_once(machine.audit, machine.keys("audit-authentication"))
     for path in machine.metrics.values():
-        subprocess.run(["promtool", "check", "metrics"], input=path.read_bytes(), check=True)
+        subprocess.run([promtool, "check", "metrics"], input=path.read_bytes(), check=True)
