@@ -5,10 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The longest first, for those who run several at a time.
-SCENARIOS := site failover edge witness signing_oracle log_server firewall secondaries ssh_access bastion tunnel trillian yubihsm_connector site_exporter mariadb base sigsum_tools
+SCENARIOS := site failover edge witness signing_oracle log_server firewall monitoring secondaries ssh_access bastion tunnel trillian yubihsm_connector site_exporter mariadb base sigsum_tools
 HOURS := 1
 MEASURED = $$(date +%F)-$$(git rev-parse --short HEAD)
 RESULTS := $(CURDIR)/build/results
+PROMTOOL := build/tools/promtool
+ALERTS := roles/monitoring/files/rules/sigsum.rules.yml docs/alerts.md
 PLAYBOOK := $(BIN)/ansible-playbook -i inventories/lab
 
 .PHONY: help venv demo test test-fast lint unit scenarios docs lock bench soak clean
@@ -26,6 +28,17 @@ $(VENV)/.ready: requirements.lock requirements-uv.lock pyproject.toml
 
 venv: $(VENV)/.ready
 
+# Debian's, without installing it: its package would start a server here. It is in a package of its own since trixie.
+# A machine that never read its archives' indexes knows neither; a lab may be reading them at this moment.
+$(PROMTOOL):
+	@mkdir -p $(@D) && into=$$(mktemp -d) && trap 'rm -rf "$$into"' EXIT && cd "$$into" && \
+	  get() { apt-get -qq -o APT::Sandbox::User= download promtool || \
+	    apt-get -qq -o APT::Sandbox::User= download prometheus; } && \
+	  for again in 1 2 3 4 5; do \
+	    get 2>/dev/null && break; $$(test "$$(id -u)" = 0 || echo sudo) apt-get -qq update; sleep 5; \
+	  done && \
+	  dpkg-deb --extract ./*.deb . && install usr/bin/promtool $(CURDIR)/$@
+
 demo: venv ## Deploy a two-machine log in containers, submit to it, verify
 	$(BIN)/sigsum-ops packages build
 	$(BIN)/sigsum-ops lab up
@@ -36,7 +49,7 @@ demo: venv ## Deploy a two-machine log in containers, submit to it, verify
 test: venv ## Everything that CI runs: lint, unit tests, scenarios on labs of their own
 	@$(MAKE) --no-print-directory lint unit scenarios
 
-test-fast: venv lint ## Lint and unit tests but the slow ones: two minutes
+test-fast: venv lint $(PROMTOOL) ## Lint and unit tests but the slow ones: two minutes
 	$(BIN)/pytest -q -m "not lab and not slow"
 
 lint: venv
@@ -45,9 +58,11 @@ lint: venv
 	$(BIN)/mypy
 	$(BIN)/ansible-lint --nocolor
 	$(BIN)/python -m sigsum_ops.site.roledocs roles --check
+	$(BIN)/python -m sigsum_ops.exporter.table docs/metrics.md --check
+	$(BIN)/python -m sigsum_ops.monitoring.alertdocs $(ALERTS) --check
 	PATH="$(CURDIR)/$(BIN):$$PATH" antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck .
 
-unit: venv
+unit: venv $(PROMTOOL)
 	$(BIN)/pytest -q -m "not lab" --junitxml=$(RESULTS)/unit.xml
 
 scenarios: $(addprefix scenario-,$(SCENARIOS))
@@ -55,9 +70,10 @@ scenarios: $(addprefix scenario-,$(SCENARIOS))
 scenario-%: venv ## One scenario, such as scenario-site
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTEST_ADDOPTS=--junitxml=$(RESULTS)/$*.xml molecule test -s $*
 
-docs: venv ## Generate the roles' documentation from their argument_specs, and docs/metrics.md
+docs: venv ## Generate the pages that are made from specifications
 	$(BIN)/python -m sigsum_ops.site.roledocs roles
 	$(BIN)/python -m sigsum_ops.exporter.table docs/metrics.md
+	$(BIN)/python -m sigsum_ops.monitoring.alertdocs $(ALERTS)
 
 lock: venv ## Pin the newest allowed dependencies, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

@@ -85,6 +85,36 @@ def test_a_log_machine(hosts: dict[str, dict[str, Any]]) -> None:
     assert about(flows("south", hosts, GROUPS), "ssh").ports == (2222,)
 
 
+def test_metrics_go_to_monitoring_only(hosts: dict[str, dict[str, Any]]) -> None:
+    groups = {**GROUPS, "monitors": ["watch"]}
+    hosts["north"]["site_exporter_listen"] = ["127.0.0.1:6970", f"[{NORTH}]:6970"]
+    hosts["south"] |= {"node_exporter_listen": [f"{SOUTH}:9100"], "tunnel_address": SOUTH}
+    hosts["watch"] = {
+        "ansible_host": "192.0.2.9",
+        "node_exporter_listen": ["127.0.0.1:9100"],
+        "monitoring_smtp": {"smarthost": "mail.example.org:587"},
+        "monitoring_receivers": {"page": {"webhook": ["https://192.0.2.66/a"]}},
+        "monitoring_peers": ["[2001:db8::99]:9093"],
+    }
+    for name, role, port, inside in (
+        ("north", "site_exporter", 6970, ""),
+        ("south", "node_exporter", 9100, "sigsum0"),
+    ):
+        found = [flow for flow in flows(name, hosts, groups) if flow.what == "Prometheus"]
+        peers = ("192.0.2.9",)
+        assert found == [Flow(role, "Prometheus", "in", (port,), peers=peers, interface=inside)]
+    asked = [flow for flow in flows("watch", hosts, groups) if flow.account == "prometheus"]
+    assert {(flow.peers, *flow.ports) for flow in asked} == {
+        ((NORTH,), 6970),
+        ((SOUTH,), 9100),
+        (("192.0.2.66",), 443),
+        (("2001:db8::99",), 9093),
+        (EVERYBODY, 587),
+    }
+    nobody = [flow for flow in flows("north", hosts, GROUPS) if flow.what == "Prometheus"]
+    assert [flow.peers for flow in nobody] == [()]
+
+
 def test_while_a_policy_changes_the_witnesses_of_both_are_asked(
     hosts: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:

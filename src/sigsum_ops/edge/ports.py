@@ -77,7 +77,7 @@ def flows(name: str, hosts: Hosts, groups: Groups) -> list[Flow]:
         UsageError: a setting that names a peer or a port cannot be read.
     """
     site = Site(name, hosts, groups)
-    found = list(_base(site))
+    found = [*_base(site), *_exporters(site)]
     for group, roles in ROLES.items():
         if name in groups.get(group, ()):
             for role in roles:
@@ -105,6 +105,27 @@ class Site:
             for other in self.groups.get("log_machines", ())
             if other != self.name
         )
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """The addresses from which the other machines of the monitoring ask."""
+        said = (
+            str(self.hosts[other].get(setting) or "").partition("/")[0]
+            for other in self.groups.get("monitors", ())
+            for setting in ("tunnel_address", "ansible_host")
+            if other != self.name
+        )
+        return tuple(address for address in said if address and network(address) is not None)
+
+    def listens(self, setting: str) -> list[tuple[str, int]]:
+        """The endpoints of a setting at which others can reach the machine."""
+        found = [str(each) for each in self.says(setting, ())]
+        split = [(each.rpartition(":")[0].strip("[]"), each) for each in found]
+        return [
+            (address, self.port_of(each, setting))
+            for address, each in split
+            if not ((there := network(address)) and there.is_loopback)
+        ]
 
     def port(self, setting: str, default: str) -> int:
         """That of a setting with an endpoint, ``host:port``."""
@@ -255,6 +276,37 @@ def _backup(site: Site) -> Iterator[Flow]:
         yield Flow("backup", "backups", OUT, (port,), peers=to, account=account)
 
 
+# Where each exporter answers.
+EXPORTERS = {"site_exporter": "site_exporter_listen", "node_exporter": "node_exporter_listen"}
+
+
+def _exporters(site: Site) -> Iterator[Flow]:
+    for role, setting in EXPORTERS.items():
+        for address, port in site.listens(setting):
+            inside = TUNNEL if address == site.says("tunnel_address") else ""
+            yield Flow(role, "Prometheus", IN, (port,), peers=site.monitors, interface=inside)
+
+
+def _monitoring(site: Site) -> Iterator[Flow]:
+    account = "prometheus"
+    for role, setting in EXPORTERS.items():
+        for name in sorted(site.hosts):
+            if name != site.name:
+                for address, port in Site(name, site.hosts, site.groups).listens(setting):
+                    yield Flow(role, name, OUT, (port,), peers=(address,), account=account)
+    receivers = site.says("monitoring_receivers", {})
+    urls = {str(url) for ways in receivers.values() for url in ways.get("webhook") or ()}
+    for to, port in sorted({site.remote("monitoring_receivers", url) for url in urls}):
+        yield Flow("monitoring", "alerts", OUT, (port,), peers=to, account=account)
+    for setting in ("monitoring_peers", "monitoring_smtp"):
+        said = site.says(setting, [])
+        for each in [said.get("smarthost", "")] if isinstance(said, dict) else said:
+            host = str(each).rpartition(":")[0].strip("[]")
+            to = EVERYBODY if network(host) is None else (host,)
+            port = site.port_of(str(each), setting)
+            yield Flow("monitoring", "alerts", OUT, (port,), peers=to, account=account)
+
+
 def _witness(site: Site) -> Iterator[Flow]:
     setting = "witness_bastion"
     for each in filter(None, str(site.says(setting)).split(",")):
@@ -281,6 +333,7 @@ ROLES: Mapping[str, tuple[Callable[[Site], Iterator[Flow]], ...]] = {
     "witnesses": (_witness, _tls_proxy),
     "bastions": (_bastion,),
     "clients": (_sigsum_tools,),
+    "monitors": (_monitoring,),
 }
 
 

@@ -60,6 +60,7 @@ MACHINES = (
     # The first has its key in the device that the lab's plan makes for it.
     Machine("witness1", 51, "witnesses", {"rehearsal_hsm_serial": 90000005}, optional=True),
     Machine("witness2", 52, "witnesses", optional=True),
+    Machine("monitor1", 61, "monitors", optional=True),
     # What the internet is to a real site.
     Machine("infra1", 31, "infra", optional=True),
 )

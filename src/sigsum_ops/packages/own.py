@@ -10,7 +10,7 @@ from sigsum_ops.packages.recipe import Recipe
 
 NAME = "sigsum-ops"
 # Rooms that only a controller needs.
-LEFT_OUT = ("lab", "packages", "site/runbook")
+LEFT_OUT = ("lab", "monitoring", "packages", "site/runbook")
 DESTINATION = "/usr/lib/python3/dist-packages/sigsum_ops"
 
 # Debian's names for the dependencies in pyproject.toml; a test keeps the two together.
