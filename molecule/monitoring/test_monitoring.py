@@ -117,7 +117,7 @@ def test_a_secondary_that_is_down_wakes_somebody(
     print(f"paged after {time.monotonic() - begin:.0f} s: {paged()[0].subject}")
     assert "FIRING" in paged()[0].subject
     assert re.search(r"since 20\d\d-", paged()[0].text)
-    assert "docs/bcp/" in paged()[0].text
+    assert "docs/alerts/stands-still.md#look" in paged()[0].text
     log2.check_output("systemctl start sigsum-log-secondary")
     eventually(lambda: firing(monitor1) == set(), seconds=180, what="resolved")
     names = {name for mail in paged() for name in mail.subject.split() if name[:1].isupper()}
