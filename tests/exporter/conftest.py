@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,8 +75,7 @@ async def machine(
     log.size = 7
     running = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled"}
     there = {"sigsum-log-primary.service": running}
-    show: Callable[..., dict[str, dict[str, str]]] = lambda _names: there  # noqa: E731
-    monkeypatch.setattr(units, "show", show)
+    monkeypatch.setattr(units, "show", lambda _names: there)
     settings = Settings(
         listen=(("127.0.0.1", 6970),),
         log=Log(log.key, log.url, trillian.address),
@@ -84,4 +83,5 @@ async def machine(
     )
     found = Machine(tmp_path, log, trillian, Reader(settings, tmp_path), there)
     found.write("var/lib/sigsum-log/tree-id", format_tree_id(TREE).decode())
+    found.write("etc/sigsum/policy", "quorum none\n")
     return found

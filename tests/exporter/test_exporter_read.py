@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sigsum_ops.exporter import read, table
-from sigsum_ops.exporter.read import cosigned
+from sigsum_ops.exporter.read import Reader, cosigned
+from sigsum_ops.exporter.serve import render
+from sigsum_ops.exporter.settings import Settings
+from sigsum_ops.failover import units
 from sigsum_ops.log.policy import parse
 from tests.edge.test_quorum import policy_text
-from tests.exporter.conftest import LEAVES, TREE, Machine
+from tests.exporter.conftest import LEAVES, TREE, Machine, samples
 
 POLICY = parse(policy_text(2).encode())  # two of three witnesses
 
@@ -190,3 +199,55 @@ async def test_everything_told_is_in_the_table(machine: Machine) -> None:
     known = {metric.name: metric for metric in (*table.OWN, *table.PASSED)}
     for name, *labels in await machine.tells():
         assert len(labels) == len(known[name].labels)
+
+
+async def test_without_a_policy_no_quorum_is_claimed(machine: Machine) -> None:
+    (machine.root / "etc/sigsum/policy").unlink()
+    told = await machine.tells()
+    assert told[("sigsum_exporter_source_failed", "log")] == 1
+    assert ("sigsum_log_quorum",) not in told
+
+
+async def test_the_units_are_asked_once(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    there = machine.units
+
+    def show(names: object) -> dict[str, dict[str, str]]:
+        asked.append(names)
+        return there
+
+    monkeypatch.setattr(units, "show", show)
+    await machine.tells()
+    assert len(asked) == 1
+
+
+async def test_the_end_of_the_certificate_that_is_served(machine: Machine) -> None:
+    """Not of a file: a service goes on with the one that it has loaded."""
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "log.example.org")])
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=9)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(end - timedelta(days=10))
+        .not_valid_after(end)
+        .sign(key, None)
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = machine.root / "both.pem"
+    path.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(path)
+    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        ends = {"log.example.org": ("127.0.0.1", port), "gone.example.org": ("127.0.0.1", 1)}
+        settings = Settings((("127.0.0.1", 6970),), None, ends)
+        told = samples(render(await Reader(settings, machine.root).families()))
+    metric = "sigsum_certificate_end_timestamp_seconds"
+    assert told[(metric, "log.example.org")] == end.timestamp()
+    assert (metric, "gone.example.org") not in told
+    assert told[("sigsum_exporter_source_failed", "certificate:gone.example.org")] == 1

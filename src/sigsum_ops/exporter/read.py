@@ -66,12 +66,14 @@ class Reader:
 
     async def families(self) -> list[Family]:
         """All metrics, as prometheus_client takes them."""
+        # Asked once for both; a source that is given up takes it from nobody.
+        played = asyncio.create_task(asyncio.to_thread(_played))
         sources: dict[str, Callable[[], Awaitable[list[Sample]]]] = {
-            "machine": lambda: asyncio.to_thread(lambda: list(self._machine()))
+            "machine": lambda: self._machine(played)
         }
         if self._settings.log and self._trillian:
             there, trillian = self._settings.log, self._trillian
-            sources["log"] = lambda: self._log(there, trillian)
+            sources["log"] = lambda: self._log(there, trillian, played)
         for name in self._settings.certificates:
             sources[f"certificate:{name}"] = partial(self._certificate, name)
         samples = [Sample("ops_info", 1, (self._version,))]
@@ -87,24 +89,29 @@ class Reader:
             log.warning("%s: %s", source, why or "can be read again")
         self._said[source] = why
 
-    def _machine(self) -> Iterator[Sample]:
-        played = _played()
-        for role in ROLES:
-            yield Sample("machine_role", role in played, (role,))
+    async def _machine(self, played: asyncio.Task[set[str]]) -> list[Sample]:
+        plays = await asyncio.shield(played)
         at = self._root
-        yield Sample("machine_fenced", (at / "etc/sigsum/fenced.json").exists())
-        yield Sample("machine_quarantined", (at / "etc/sigsum/quarantined.json").exists())
-        yield Sample("machine_reboot_required", (at / "run/reboot-required").exists())
+        samples = [Sample("machine_role", role in plays, (role,)) for role in ROLES]
+        samples += [
+            Sample("machine_fenced", (at / "etc/sigsum/fenced.json").exists()),
+            Sample("machine_quarantined", (at / "etc/sigsum/quarantined.json").exists()),
+            Sample("machine_reboot_required", (at / "run/reboot-required").exists()),
+        ]
         if self._settings.log:
             limits = at / "etc/sigsum/rate-limit"
-            yield Sample("log_rate_limited", limits.exists() and limits.stat().st_size > 0)
+            limited = limits.exists() and limits.stat().st_size > 0
+            samples.append(Sample("log_rate_limited", limited))
+        return samples
 
-    async def _log(self, there: Log, trillian: Trillian) -> list[Sample]:
+    async def _log(
+        self, there: Log, trillian: Trillian, played: asyncio.Task[set[str]]
+    ) -> list[Sample]:
         """Of the tree, and on a primary of what it publishes."""
         tree_id = parse_tree_id((self._root / "var/lib/sigsum-log/tree-id").read_bytes())
         samples: list[Sample] = []
         head = None
-        if "primary" in await asyncio.to_thread(_played):
+        if "primary" in await asyncio.shield(played):
             samples, head = await self._published(there)
         # After the tree head: a tree is never smaller than what was published before.
         tree = await asyncio.to_thread(trillian.latest_root, tree_id)
@@ -116,7 +123,8 @@ class Reader:
         return samples
 
     async def _published(self, there: Log) -> tuple[list[Sample], TreeHead | None]:
-        policy = self._policy()
+        # The role log_server always writes one: without it, no quorum is known.
+        policy = policy_file.load(self._root / "etc/sigsum/policy")
         try:
             async with LogClient(there.url, timeout=2) as client:
                 answer = await client.get_tree_head()
@@ -136,10 +144,6 @@ class Reader:
             for witness, at in judged.cosigned.items()
         ]
         return samples, answer.signed.head
-
-    def _policy(self) -> Policy:
-        path = self._root / "etc/sigsum/policy"
-        return policy_file.load(path) if path.exists() else Policy(quorum=NONE)
 
     async def _certificate(self, name: str) -> list[Sample]:
         """Of what is served, which may be another one than the file by now."""

@@ -18,13 +18,14 @@ KEPT = "/var/cache/lab-bytecode"
 
 def compile_source(pathname: str, source: bytes) -> CodeType:
     """Return the code of a module's source, which some other zip file may have brought before."""
-    # Each Python pays for what is imported at its start.
+    # Each Python pays for what is imported at its start, and more for pathlib than it saves.
     import marshal
     import os
     from _imp import source_hash
     from contextlib import suppress
 
     kept = f"{KEPT}/{source_hash(0, source).hex()}-{len(source)}"
+    # Not kept yet, or damaged: it is compiled as ever.
     with suppress(OSError, EOFError, ValueError, TypeError), open(kept, "rb") as file:  # noqa: PTH123
         code: CodeType = marshal.load(file)  # noqa: S302
         return code
@@ -38,5 +39,6 @@ def compile_source(pathname: str, source: bytes) -> CodeType:
     return code
 
 
+# Python has no other place where that of a zip file can be changed, and no types for this one.
 _compile = zipimport._compile_source  # type: ignore[attr-defined]
 zipimport._compile_source = compile_source  # type: ignore[attr-defined]
